@@ -214,7 +214,7 @@ fn release(scene: &mut Scene, files: &Files) -> Result<String> {
         Ok(((), "deployed".into()))
     })?;
     scene.step("chat with it, uma", |appliance| {
-        let arguments = ["chat", ADAPTER, &files.question, "--temperature", "0", "--max-tokens", "96"];
+        let arguments = ["chat", ADAPTER, "-m", &files.question, "--temperature", "0", "--max-tokens", "96"];
         let answer = appliance.succeed("uma", &arguments)?.trim().to_string();
         Ok((answer.clone(), format!("\n    {}\n   ", answer.replace('\n', "\n    "))))
     })
