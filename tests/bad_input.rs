@@ -92,7 +92,7 @@ fn a_recipe_that_cannot_work_is_refused_before_anything_is_loaded() {
 fn a_dataset_of_which_nothing_is_left_is_refused() {
     let kit = Kit::equipped();
     kit.import("visits", &kit::dialogues(24));
-    kit.refused("sam", &["dataset", "clean", "visits", "--min", "length=1e9"], FAILED, &["nothing"]);
+    kit.refused("sam", &["dataset", "clean", "visits", "--min", "words=1000000000"], FAILED, &["nothing"]);
     assert_eq!(kit.json("sam", &["dataset", "show", "visits"])["state"], "raw", "a failed cleaning changes nothing");
     kit.ok("sam", &["dataset", "clean", "visits"]);
 

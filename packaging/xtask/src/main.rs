@@ -12,6 +12,8 @@ mod plugins;
 mod suite;
 mod tools;
 
+use std::process::ExitCode;
+
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
@@ -41,13 +43,21 @@ enum Task {
     Peers,
 }
 
-fn main() -> anyhow::Result<()> {
-    match Arguments::parse().task {
+fn main() -> ExitCode {
+    let done = match Arguments::parse().task {
         Task::Demo(options) => demo::run(&options),
         Task::Test(options) => suite::run(&options),
         Task::Libtorch { cuda } => libtorch::print(cuda),
         Task::Build => build::all().map(drop),
         Task::Plugins => build::print_plugins(),
         Task::Peers => peers::run(),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // In one line, and never with a backtrace: what went wrong is a program or a file, not a place in here.
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
     }
 }

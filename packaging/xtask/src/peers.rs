@@ -6,12 +6,14 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use crate::{build, libtorch, tools};
 
-/// The variable that tells tests which Python to ask.
-pub(crate) const PYTHON: &str = "CLOISTER_PYTHON";
+/// The variable that tells tests which Python has the official client.
+pub(crate) const CLIENT_PYTHON: &str = "CLOISTER_PYTHON";
+/// The variable that tells tests which Python has PEFT and the rest.
+const PEERS_PYTHON: &str = "CLOISTER_PEERS_PYTHON";
 
 const CLIENT: [&str; 2] = ["openai", "httpx"];
 const LARGE: [&str; 8] = [
@@ -27,22 +29,24 @@ const LARGE: [&str; 8] = [
 
 /// A Python with the official client: the caller's choice, else one in the cache, made when it is not there.
 pub(crate) fn client() -> Result<PathBuf> {
-    environment("python", &CLIENT, "import openai, httpx")
+    environment(CLIENT_PYTHON, "python", &CLIENT, "import openai, httpx")
 }
 
 /// The task.
 pub(crate) fn run() -> Result<()> {
-    let libtorch = libtorch::ensure()?;
+    let check = "import torch, transformers, peft, bitsandbytes, openai, httpx";
+    let python = environment(PEERS_PYTHON, "peers", &LARGE, check)?;
     build::all()?;
     build::plugins()?;
-    let python = environment("peers", &LARGE, "import torch, transformers, peft, bitsandbytes, openai, httpx")?;
-    let mut tests = build::cargo(&libtorch);
-    tests.args(["test", "--workspace", "--", "--show-output", "peer"]).env(PYTHON, python);
-    tools::run(&mut tests)
+    let mut tests = build::cargo(&libtorch::ensure()?);
+    // Not by package: that would choose other features of the dependencies, and build them again.
+    tests.args(["test", "--workspace", "--test", "peft_parity", "--test", "openai", "--", "--show-output"]);
+    tools::run(tests.env(CLIENT_PYTHON, &python).env(PEERS_PYTHON, &python))
 }
 
-fn environment(name: &str, packages: &[&str], check: &str) -> Result<PathBuf> {
-    if let Some(python) = std::env::var_os(PYTHON).map(PathBuf::from) {
+fn environment(variable: &str, name: &str, packages: &[&str], check: &str) -> Result<PathBuf> {
+    if let Some(python) = std::env::var_os(variable).map(PathBuf::from) {
+        ensure!(has(&python, check), "`{variable}` is `{}`, which fails at `{check}`", python.display());
         return Ok(python);
     }
     let folder = tools::cache()?.join(name);
@@ -62,5 +66,5 @@ fn environment(name: &str, packages: &[&str], check: &str) -> Result<PathBuf> {
 }
 
 fn has(python: &Path, check: &str) -> bool {
-    python.exists() && tools::succeeds(Command::new(python).args(["-c", check]))
+    tools::succeeds(Command::new(python).args(["-c", check]))
 }
