@@ -44,8 +44,7 @@ pub(crate) fn seal(secrets: &Secrets, passphrase: &RootSource) -> Result<Vec<u8>
 
 pub(crate) fn open(backup: &[u8], passphrase: &RootSource) -> Result<Secrets, VaultError> {
     let unusable = |why: &str| VaultError::Backup(why.to_owned());
-    let stored: Stored =
-        serde_json::from_slice(backup).map_err(|_| unusable("it is not a keyring backup"))?;
+    let stored: Stored = serde_json::from_slice(backup).map_err(|_| unusable("it is not a keyring backup"))?;
     if stored.format != FORMAT {
         return Err(unusable("it is of another format"));
     }

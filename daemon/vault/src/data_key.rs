@@ -130,20 +130,16 @@ pub(crate) fn wrap(keyring: &Keyring, id: &KeyId, data_key: &DataKey) -> Result<
 }
 
 /// Opens the bytes of a key's file; also says under which KEK version it is.
-pub(crate) fn unwrap(
-    keyring: &Keyring,
-    id: &KeyId,
-    bytes: &[u8],
-    path: &Path,
-) -> Result<(DataKey, u32), VaultError> {
+pub(crate) fn unwrap(keyring: &Keyring, id: &KeyId, bytes: &[u8], path: &Path) -> Result<(DataKey, u32), VaultError> {
     let damaged = |why: &str| VaultError::damaged(path, why);
     let stored: Stored = serde_json::from_slice(bytes).map_err(|_| damaged("it is not a key"))?;
     if stored.format != FORMAT || stored.id != *id {
         return Err(damaged("it is the file of another key, or of another format"));
     }
-    let kek = keyring.keks.get(&stored.kek).ok_or_else(|| {
-        damaged(&format!("it needs key version {}, which the keyring lacks", stored.kek))
-    })?;
+    let kek = keyring
+        .keks
+        .get(&stored.kek)
+        .ok_or_else(|| damaged(&format!("it needs key version {}, which the keyring lacks", stored.kek)))?;
     let secret = hex::decode(&stored.wrapped)
         .and_then(|wrapped| kek.unwrap(&context(&keyring.vault, id, stored.kek), &wrapped))
         .ok_or_else(|| damaged("it does not verify"))?;

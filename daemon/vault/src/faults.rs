@@ -55,11 +55,27 @@ struct State {
 #[derive(Debug)]
 enum Undo {
     /// A file or folder was made in `dir`.
-    Created { dir: PathBuf, path: PathBuf },
+    Created {
+        dir: PathBuf,
+        path: PathBuf,
+    },
     /// A file was appended to; the descriptor follows it through renames.
-    Written { id: u64, file: File, length: u64 },
-    Renamed { dir: PathBuf, from: PathBuf, to: PathBuf, replaced: Option<Vec<u8>> },
-    Removed { dir: PathBuf, path: PathBuf, bytes: Vec<u8> },
+    Written {
+        id: u64,
+        file: File,
+        length: u64,
+    },
+    Renamed {
+        dir: PathBuf,
+        from: PathBuf,
+        to: PathBuf,
+        replaced: Option<Vec<u8>>,
+    },
+    Removed {
+        dir: PathBuf,
+        path: PathBuf,
+        bytes: Vec<u8>,
+    },
 }
 
 impl Faulty {
@@ -277,8 +293,9 @@ impl State {
                 Undo::Created { path, .. } => fs::remove_file(path),
                 Undo::Written { file, length, .. } => file.set_len(length),
                 Undo::Removed { path, bytes, .. } => fs::write(path, bytes),
-                Undo::Renamed { from, to, replaced, .. } => fs::rename(&to, from)
-                    .and_then(|()| replaced.map_or(Ok(()), |bytes| fs::write(to, bytes))),
+                Undo::Renamed { from, to, replaced, .. } => {
+                    fs::rename(&to, from).and_then(|()| replaced.map_or(Ok(()), |bytes| fs::write(to, bytes)))
+                }
             };
         }
     }
@@ -288,9 +305,7 @@ impl Undo {
     /// The folder whose sync makes this durable.
     fn dir(&self) -> Option<&Path> {
         match self {
-            Self::Created { dir, .. } | Self::Renamed { dir, .. } | Self::Removed { dir, .. } => {
-                Some(dir)
-            }
+            Self::Created { dir, .. } | Self::Renamed { dir, .. } | Self::Removed { dir, .. } => Some(dir),
             Self::Written { .. } => None,
         }
     }

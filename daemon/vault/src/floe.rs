@@ -56,9 +56,7 @@ pub enum FloeError {
     #[error("the object is not a FLOE object of this version")]
     Parameters,
     /// The header tag does not match: another key, another name or owner, or an altered header.
-    #[error(
-        "the object's header does not verify: it belongs to another key or name, or was altered"
-    )]
+    #[error("the object's header does not verify: it belongs to another key or name, or was altered")]
     Header,
     /// A segment does not verify.
     #[error("segment {position} of the object was altered or moved")]
@@ -205,14 +203,7 @@ impl Cipher {
         if self.segment_key.as_ref().is_none_or(|(known, _)| *known != first) {
             let mut bytes = Zeroizing::new([0; 32]);
             let purpose: [&[u8]; 2] = [b"DEK:", &first.to_be_bytes()];
-            expand(
-                &self.message_key,
-                &self.parameters,
-                &self.iv,
-                &purpose,
-                &self.aad,
-                &mut bytes[..],
-            )?;
+            expand(&self.message_key, &self.parameters, &self.iv, &purpose, &self.aad, &mut bytes[..])?;
             self.segment_key = Some((first, aes_key(&bytes)?));
         }
         let (_, key) = self.segment_key.as_ref().ok_or(FloeError::Random)?;
@@ -243,12 +234,7 @@ impl Cipher {
     }
 
     /// Opens in place and returns the plaintext. The caller says whether it must be the last.
-    fn open<'a>(
-        &mut self,
-        position: u64,
-        last: bool,
-        segment: &'a mut [u8],
-    ) -> Result<&'a mut [u8], FloeError> {
+    fn open<'a>(&mut self, position: u64, last: bool, segment: &'a mut [u8]) -> Result<&'a mut [u8], FloeError> {
         if position >= MAX_SEGMENTS {
             return Err(FloeError::TooLong);
         }
@@ -262,9 +248,7 @@ impl Cipher {
         }
         let (head, body) = segment.split_at_mut(4 + NONCE_LENGTH);
         let nonce = Nonce::try_assume_unique_for_key(&head[4..]).map_err(|_| altered())?;
-        self.segment_key(position)?
-            .open_in_place(nonce, Aad::from(place(position, last)), body)
-            .map_err(|_| altered())
+        self.segment_key(position)?.open_in_place(nonce, Aad::from(place(position, last)), body).map_err(|_| altered())
     }
 }
 
@@ -314,7 +298,5 @@ fn expand(
     info.extend_from_slice(purpose);
     info.push(aad);
     // Expand only fails past 255 hash lengths (12 kB); at most 48 bytes are asked for here.
-    key.expand(&info, Length(out.len()))
-        .and_then(|okm| okm.fill(out))
-        .map_err(|_| FloeError::Parameters)
+    key.expand(&info, Length(out.len())).and_then(|okm| okm.fill(out)).map_err(|_| FloeError::Parameters)
 }

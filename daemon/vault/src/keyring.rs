@@ -71,11 +71,7 @@ impl Keyring {
         Self::from_secrets(secrets, source, Path::new("keyring.json"))
     }
 
-    pub(crate) fn from_secrets(
-        secrets: Secrets,
-        source: &RootSource,
-        path: &Path,
-    ) -> Result<Self, VaultError> {
+    pub(crate) fn from_secrets(secrets: Secrets, source: &RootSource, path: &Path) -> Result<Self, VaultError> {
         let Secrets { vault, root, keks, system } = secrets;
         let stored = StoredSource::for_sealing(source)?;
         let wrapped_root = wrap_root(&vault, &stored, &root, source, path)?;
@@ -83,11 +79,7 @@ impl Keyring {
     }
 
     /// Reads and opens the keyring; none when there is no file.
-    pub(crate) fn open(
-        storage: &dyn Storage,
-        path: &Path,
-        source: &RootSource,
-    ) -> Result<Option<Self>, VaultError> {
+    pub(crate) fn open(storage: &dyn Storage, path: &Path, source: &RootSource) -> Result<Option<Self>, VaultError> {
         let Some(stored) = read_stored(storage, path)? else { return Ok(None) };
         let key = stored.source.key(source, path)?;
         let aad = root_context(&stored.vault, &stored.source);
@@ -148,14 +140,11 @@ impl Stored {
         for (version, wrapped) in &self.keks {
             let key = hex::decode(wrapped)
                 .and_then(|wrapped| root.unwrap_key(&kek_context(&self.vault, *version), &wrapped))
-                .ok_or_else(|| {
-                    VaultError::damaged(path, format!("key version {version} does not verify"))
-                })?;
+                .ok_or_else(|| VaultError::damaged(path, format!("key version {version} does not verify")))?;
             keks.insert(*version, key);
         }
-        let (version, kek) = keks
-            .last_key_value()
-            .ok_or_else(|| VaultError::damaged(path, "it holds no key versions"))?;
+        let (version, kek) =
+            keks.last_key_value().ok_or_else(|| VaultError::damaged(path, "it holds no key versions"))?;
         let system = hex::decode(&self.system)
             .and_then(|wrapped| kek.unwrap_key(&system_context(&self.vault, *version), &wrapped))
             .ok_or_else(|| VaultError::damaged(path, "the system key does not verify"))?;
@@ -165,8 +154,7 @@ impl Stored {
 
     /// SHA-256 of everything but the checksum itself.
     fn sum(&self) -> Result<String, VaultError> {
-        let fields =
-            (&self.format, &self.vault, &self.source, &self.root, &self.keks, &self.system);
+        let fields = (&self.format, &self.vault, &self.source, &self.root, &self.keks, &self.system);
         Ok(hex::encode(digest(&SHA256, &to_json(&fields)?)))
     }
 }

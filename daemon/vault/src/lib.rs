@@ -38,8 +38,6 @@ pub use error::VaultError;
 pub use faults::{Fault, Faulty, storage_from_environment};
 pub use object::{Committed, ObjectReader, ObjectWriter};
 pub use secret::{KEY_LENGTH, Key};
-pub use storage::{
-    Disk, Entry, ReadFile, Storage, TEMPORARY_PREFIX, WriteFile, read_small, write_atomic,
-};
+pub use storage::{Disk, Entry, ReadFile, Storage, TEMPORARY_PREFIX, WriteFile, read_small, write_atomic};
 pub use unseal::{Argon2Cost, RootSource};
 pub use vault::{KeyringStatus, Keys, Swept, Vault};

@@ -87,9 +87,7 @@ impl Key {
     }
 
     fn aes(&self) -> Result<LessSafeKey, VaultError> {
-        UnboundKey::new(&AES_256_GCM, self.bytes())
-            .map(LessSafeKey::new)
-            .map_err(|_| VaultError::Random)
+        UnboundKey::new(&AES_256_GCM, self.bytes()).map(LessSafeKey::new).map_err(|_| VaultError::Random)
     }
 }
 

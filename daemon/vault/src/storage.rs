@@ -169,8 +169,7 @@ pub(crate) fn temporary_beside(path: &Path) -> Result<PathBuf, VaultError> {
 /// `Storage`; the old file is then still in place unless the very last step failed.
 pub fn write_atomic(storage: &dyn Storage, path: &Path, bytes: &[u8]) -> Result<(), VaultError> {
     let temporary = temporary_beside(path)?;
-    let written = write_temporary(storage, &temporary, bytes)
-        .and_then(|()| publish(storage, &temporary, path));
+    let written = write_temporary(storage, &temporary, bytes).and_then(|()| publish(storage, &temporary, path));
     if written.is_err() {
         let _ = storage.remove(&temporary); // best effort: the sweep at start does it otherwise
     }
@@ -193,11 +192,7 @@ pub(crate) fn publish(storage: &dyn Storage, from: &Path, to: &Path) -> Result<(
 ///
 /// # Errors
 /// `Storage`, also when the file is longer than `limit` bytes.
-pub fn read_small(
-    storage: &dyn Storage,
-    path: &Path,
-    limit: u64,
-) -> Result<Option<Vec<u8>>, VaultError> {
+pub fn read_small(storage: &dyn Storage, path: &Path, limit: u64) -> Result<Option<Vec<u8>>, VaultError> {
     let file = match storage.open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         other => other.at("open", path)?,

@@ -15,6 +15,11 @@ fn source(passphrase: &str) -> RootSource {
     RootSource::Passphrase { passphrase, cost: Argon2Cost::for_tests() }
 }
 
+/// A folder in memory where there is one: these tests sync thousands of times.
+fn folder() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}
+
 fn dataset(name: &str) -> KeyInfo {
     KeyInfo { name: name.into(), kind: KeyKind::Dataset, owner: "ada".into() }
 }
@@ -60,7 +65,7 @@ fn assert_no_plaintext(dir: &Path) {
 
 #[test]
 fn what_is_committed_opens_after_a_restart_and_only_under_its_name_and_key() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = folder();
     let vault = create(dir.path());
     let key = vault.new_key(dataset("ward-3")).unwrap();
     let other = vault.new_key(dataset("ward-4")).unwrap();
@@ -87,7 +92,7 @@ fn what_is_committed_opens_after_a_restart_and_only_under_its_name_and_key() {
 
 #[test]
 fn a_wrong_passphrase_is_told_from_damage() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = folder();
     create(dir.path());
     let reopen = |words: &str| Vault::open(Arc::new(Disk), dir.path(), &source(words));
     assert!(matches!(reopen("wrong horse"), Err(VaultError::WrongPassphrase)));
@@ -112,7 +117,7 @@ fn a_wrong_passphrase_is_told_from_damage() {
 
 #[test]
 fn a_credential_opens_the_vault_and_a_passphrase_can_replace_it() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = folder();
     let credential = RootSource::Credential(Zeroizing::new(vec![9; 40]));
     let vault = Vault::create(Arc::new(Disk), dir.path(), &credential).unwrap();
     let key = vault.new_key(dataset("a")).unwrap();
@@ -125,10 +130,9 @@ fn a_credential_opens_the_vault_and_a_passphrase_can_replace_it() {
 
 #[test]
 fn a_shredded_key_is_gone_for_good_and_no_backup_brings_it_back() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = folder();
     let vault = create(dir.path());
-    let (kept, gone) =
-        (vault.new_key(dataset("kept")).unwrap(), vault.new_key(dataset("gone")).unwrap());
+    let (kept, gone) = (vault.new_key(dataset("kept")).unwrap(), vault.new_key(dataset("gone")).unwrap());
     put(&vault, "kept", &kept, CANARY).unwrap();
     put(&vault, "gone", &gone, CANARY).unwrap();
     let backup = vault.backup(&source("in the safe")).unwrap();
@@ -152,7 +156,7 @@ fn a_shredded_key_is_gone_for_good_and_no_backup_brings_it_back() {
 
 #[test]
 fn a_backup_older_than_a_rotation_or_of_another_vault_is_refused() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = folder();
     let vault = create(dir.path());
     let key = vault.new_key(dataset("a")).unwrap();
     put(&vault, "a", &key, CANARY).unwrap();
@@ -163,7 +167,7 @@ fn a_backup_older_than_a_rotation_or_of_another_vault_is_refused() {
     let old = Vault::restore(disk.clone(), dir.path(), &backup, &safe, &source("correct horse"));
     assert!(matches!(old, Err(VaultError::Backup(_))));
     assert_eq!(take(&open(dir.path()), "a", &key).unwrap(), CANARY, "nothing was changed");
-    let elsewhere = tempfile::tempdir().unwrap();
+    let elsewhere = folder();
     create(elsewhere.path());
     let foreign = Vault::restore(disk, elsewhere.path(), &backup, &safe, &source("correct horse"));
     assert!(matches!(foreign, Err(VaultError::Backup(_))));
@@ -171,7 +175,7 @@ fn a_backup_older_than_a_rotation_or_of_another_vault_is_refused() {
 
 #[test]
 fn scratch_data_dies_with_the_process() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = folder();
     let vault = create(dir.path());
     let (key, mut writer) = vault.scratch_writer("raw", "ada").unwrap();
     writer.write_all(CANARY).unwrap();
@@ -186,7 +190,7 @@ fn scratch_data_dies_with_the_process() {
 
 #[test]
 fn an_uncommitted_object_leaves_nothing() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = folder();
     let vault = create(dir.path());
     let key = vault.new_key(dataset("a")).unwrap();
     let mut writer = vault.writer("a", &key).unwrap();
@@ -198,7 +202,7 @@ fn an_uncommitted_object_leaves_nothing() {
 
 #[test]
 fn sealed_entries_are_bound_to_their_path() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = folder();
     let vault = create(dir.path());
     vault.write_sealed("catalog/a", CANARY).unwrap();
     vault.write_sealed("catalog/b", b"b").unwrap();
@@ -225,12 +229,7 @@ struct Acknowledged {
 }
 
 /// Every kind of write once, under a storage that may fail.
-fn scenario(
-    storage: Arc<Faulty>,
-    dir: &Path,
-    doomed: &KeyId,
-    told: &mut Acknowledged,
-) -> Result<(), VaultError> {
+fn scenario(storage: Arc<Faulty>, dir: &Path, doomed: &KeyId, told: &mut Acknowledged) -> Result<(), VaultError> {
     let vault = Vault::open(storage, dir, &source("correct horse"))?;
     let key = vault.new_key(dataset("new"))?;
     told.key = Some(key.clone());
@@ -247,8 +246,7 @@ fn scenario(
 
 fn prepare(dir: &Path) -> (KeyId, KeyId) {
     let vault = create(dir);
-    let (kept, doomed) =
-        (vault.new_key(dataset("kept")).unwrap(), vault.new_key(dataset("doomed")).unwrap());
+    let (kept, doomed) = (vault.new_key(dataset("kept")).unwrap(), vault.new_key(dataset("doomed")).unwrap());
     put(&vault, "kept", &kept, b"kept").unwrap();
     put(&vault, "doomed", &doomed, b"doomed").unwrap();
     vault.write_sealed("catalog/entry", b"before").unwrap();
@@ -258,7 +256,7 @@ fn prepare(dir: &Path) -> (KeyId, KeyId) {
 #[test]
 fn a_fault_at_any_operation_loses_nothing_committed_and_shows_nothing_half_written() {
     let count = {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = folder();
         let (_, doomed) = prepare(dir.path());
         let storage = Arc::new(Faulty::counting());
         scenario(Arc::clone(&storage), dir.path(), &doomed, &mut Acknowledged::default()).unwrap();
@@ -267,7 +265,7 @@ fn a_fault_at_any_operation_loses_nothing_committed_and_shows_nothing_half_writt
     assert!(count > 50, "{count}");
     let faults = [Fault::Error, Fault::Full, Fault::ShortWrite, Fault::Crash, Fault::Kill];
     for (fault, at) in faults.into_iter().flat_map(|fault| (1..=count).map(move |at| (fault, at))) {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = folder();
         let (kept, doomed) = prepare(dir.path());
         let mut told = Acknowledged::default();
         let storage = Arc::new(Faulty::at(at, fault));
@@ -304,7 +302,7 @@ fn check_after(dir: &Path, kept: &KeyId, doomed: &KeyId, told: &Acknowledged, ca
 
 #[test]
 fn a_full_disk_is_named_as_such_and_a_removal_makes_room() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = folder();
     let (_, _) = prepare(dir.path());
     let storage = Arc::new(Faulty::with_room(300_000));
     let vault = Vault::open(storage, dir.path(), &source("correct horse")).unwrap();
@@ -319,7 +317,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(32))]
     #[test]
     fn any_content_and_name_come_back(name in ".{0,40}", bytes in proptest::collection::vec(any::<u8>(), 0..5000)) {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = folder();
         let vault = create(dir.path());
         let key = vault.new_key(dataset("a")).unwrap();
         put(&vault, &name, &key, &bytes).unwrap();

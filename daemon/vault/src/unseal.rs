@@ -103,9 +103,7 @@ impl RootSource {
             Self::Passphrase { passphrase, .. } => {
                 ("passphrase", "8 characters", passphrase.chars().count() >= LEAST_PASSPHRASE)
             }
-            Self::Credential(bytes) => {
-                ("root credential", "32 bytes", bytes.len() >= LEAST_CREDENTIAL)
-            }
+            Self::Credential(bytes) => ("root credential", "32 bytes", bytes.len() >= LEAST_CREDENTIAL),
         };
         if strong { Ok(()) } else { Err(VaultError::WeakSecret { what, least }) }
     }
@@ -179,12 +177,7 @@ fn decode_salt(salt: &str, path: &Path) -> Result<[u8; 32], VaultError> {
     hex::decode_array(salt).ok_or_else(|| VaultError::damaged(path, "the salt is not 32 bytes"))
 }
 
-fn argon2id(
-    passphrase: &str,
-    salt: &[u8],
-    cost: Argon2Cost,
-    path: &Path,
-) -> Result<Key, VaultError> {
+fn argon2id(passphrase: &str, salt: &[u8], cost: Argon2Cost, path: &Path) -> Result<Key, VaultError> {
     // 4 GiB and 64 passes are more than anyone sets, and less than hangs a machine.
     let bounded = cost.memory_kib <= 4 << 20 && cost.passes <= 64 && cost.lanes <= 64;
     let params = Params::new(cost.memory_kib, cost.passes, cost.lanes, Some(KEY_LENGTH));

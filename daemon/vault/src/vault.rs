@@ -84,11 +84,7 @@ impl Vault {
     /// # Errors
     /// `VaultExists` when there is a keyring, or keys that a lost keyring once opened;
     /// `WeakSecret`, `Storage`.
-    pub fn create(
-        storage: Arc<dyn Storage>,
-        dir: impl Into<PathBuf>,
-        source: &RootSource,
-    ) -> Result<Self, VaultError> {
+    pub fn create(storage: Arc<dyn Storage>, dir: impl Into<PathBuf>, source: &RootSource) -> Result<Self, VaultError> {
         let dir = dir.into();
         make_folders(&*storage, &dir)?;
         let exists = |what| VaultError::VaultExists { dir: dir.clone(), what };
@@ -107,14 +103,10 @@ impl Vault {
     ///
     /// # Errors
     /// `NoVault`, `WrongPassphrase`, `WrongCredential`, `WrongSource`, `Damaged`, `Storage`.
-    pub fn open(
-        storage: Arc<dyn Storage>,
-        dir: impl Into<PathBuf>,
-        source: &RootSource,
-    ) -> Result<Self, VaultError> {
+    pub fn open(storage: Arc<dyn Storage>, dir: impl Into<PathBuf>, source: &RootSource) -> Result<Self, VaultError> {
         let dir = dir.into();
-        let keyring = Keyring::open(&*storage, &dir.join(KEYRING), source)?
-            .ok_or_else(|| VaultError::NoVault(dir.clone()))?;
+        let keyring =
+            Keyring::open(&*storage, &dir.join(KEYRING), source)?.ok_or_else(|| VaultError::NoVault(dir.clone()))?;
         make_folders(&*storage, &dir)?;
         Self::with(storage, dir, keyring)
     }
@@ -149,11 +141,7 @@ impl Vault {
         Ok(vault)
     }
 
-    fn with(
-        storage: Arc<dyn Storage>,
-        dir: PathBuf,
-        keyring: Keyring,
-    ) -> Result<Self, VaultError> {
+    fn with(storage: Arc<dyn Storage>, dir: PathBuf, keyring: Keyring) -> Result<Self, VaultError> {
         let entries = keyring.system.derive("cloister/entries")?;
         let names = keyring.system.derive("cloister/object-names")?;
         Ok(Self(Arc::new(Inner {
@@ -253,7 +241,6 @@ fn files(storage: &dyn Storage, folder: &Path) -> Result<Vec<String>, VaultError
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         other => other.at("list", folder)?,
     };
-    let finished =
-        entries.into_iter().filter(|it| !it.is_dir && !it.name.starts_with(TEMPORARY_PREFIX));
+    let finished = entries.into_iter().filter(|it| !it.is_dir && !it.name.starts_with(TEMPORARY_PREFIX));
     Ok(finished.map(|entry| entry.name).collect())
 }

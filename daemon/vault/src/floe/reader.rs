@@ -1,9 +1,6 @@
 //! Opens objects: in order from a pipe, or anywhere in a file.
 
-use super::{
-    Cipher, FloeError, HEADER_LENGTH, NONCE_LENGTH, NOT_LAST, ROTATION_BITS, SEGMENT_OVERHEAD,
-    length_field,
-};
+use super::{Cipher, FloeError, HEADER_LENGTH, NONCE_LENGTH, NOT_LAST, ROTATION_BITS, SEGMENT_OVERHEAD, length_field};
 use crate::secret::Key;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::ops::Range;
@@ -32,12 +29,7 @@ impl<R: Read> SegmentReader<R> {
         Self::with_rotation(inner, key, aad, ROTATION_BITS)
     }
 
-    pub(super) fn with_rotation(
-        mut inner: R,
-        key: &Key,
-        aad: &[u8],
-        rotation_bits: u32,
-    ) -> Result<Self, FloeError> {
+    pub(super) fn with_rotation(mut inner: R, key: &Key, aad: &[u8], rotation_bits: u32) -> Result<Self, FloeError> {
         let cipher = read_header(&mut inner, key, aad, rotation_bits)?;
         let segment = Zeroizing::new(vec![0; cipher.parameters.segment_length()]);
         Ok(Self { inner, cipher, position: 0, segment, ready: 0..0, done: false })
@@ -120,16 +112,8 @@ impl<R: Read + Seek> RandomReader<R> {
         let payload = cipher.parameters.payload_length() as u64;
         let plaintext_length = last * payload + (last_length - SEGMENT_OVERHEAD) as u64;
         let segment = Zeroizing::new(vec![0; full as usize]);
-        let mut reader = Self {
-            inner,
-            cipher,
-            segments,
-            last_length,
-            plaintext_length,
-            cursor: 0,
-            loaded: None,
-            segment,
-        };
+        let mut reader =
+            Self { inner, cipher, segments, last_length, plaintext_length, cursor: 0, loaded: None, segment };
         reader.load(last)?;
         Ok(reader)
     }
@@ -199,18 +183,12 @@ impl<R: Read + Seek> Seek for RandomReader<R> {
             SeekFrom::End(offset) => (self.plaintext_length, offset),
             SeekFrom::Current(offset) => (self.cursor, offset),
         };
-        self.cursor =
-            base.checked_add_signed(offset).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+        self.cursor = base.checked_add_signed(offset).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
         Ok(self.cursor)
     }
 }
 
-fn read_header(
-    inner: &mut impl Read,
-    key: &Key,
-    aad: &[u8],
-    rotation_bits: u32,
-) -> Result<Cipher, FloeError> {
+fn read_header(inner: &mut impl Read, key: &Key, aad: &[u8], rotation_bits: u32) -> Result<Cipher, FloeError> {
     let mut header = [0; HEADER_LENGTH];
     if read_full(inner, &mut header)? != HEADER_LENGTH {
         return Err(FloeError::Truncated { position: 0 });

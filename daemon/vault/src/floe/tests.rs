@@ -87,10 +87,7 @@ fn every_way_of_cutting_extending_or_reordering_is_found() {
 #[test]
 fn another_key_or_other_associated_data_opens_nothing() {
     let sealed = seal(b"a record", 64);
-    assert!(matches!(
-        SegmentReader::new(&sealed[..], &Key::from_bytes([1; 32]), AAD),
-        Err(FloeError::Header)
-    ));
+    assert!(matches!(SegmentReader::new(&sealed[..], &Key::from_bytes([1; 32]), AAD), Err(FloeError::Header)));
     assert!(matches!(SegmentReader::new(&sealed[..], &key(), b"other"), Err(FloeError::Header)));
 }
 

@@ -27,12 +27,7 @@ impl<W: Write> SegmentWriter<W> {
     ///
     /// # Errors
     /// `Io` when the header cannot be written, `Random` without random bytes.
-    pub fn new(
-        mut inner: W,
-        key: &Key,
-        aad: &[u8],
-        parameters: Parameters,
-    ) -> Result<Self, FloeError> {
+    pub fn new(mut inner: W, key: &Key, aad: &[u8], parameters: Parameters) -> Result<Self, FloeError> {
         let (cipher, header) = Cipher::start_encryption(key, aad, parameters)?;
         inner.write_all(&header)?;
         Ok(Self {

@@ -70,9 +70,7 @@ impl Vault {
         }
         let (path, doomed) = (self.key_path(id), self.doomed_path(id));
         self.write(|_| match self.storage().rename(&path, &doomed) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                Err(VaultError::NoKey(id.to_string()))
-            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(VaultError::NoKey(id.to_string())),
             other => {
                 other.at("rename", &path)?;
                 self.storage().sync_dir(parent_of(&path)).at("sync the folder of", &path)?;

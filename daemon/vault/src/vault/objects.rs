@@ -39,11 +39,7 @@ impl Vault {
     ///
     /// # Errors
     /// `BadName`, `Storage`.
-    pub fn scratch_writer(
-        &self,
-        name: &str,
-        owner: &str,
-    ) -> Result<(KeyId, ObjectWriter), VaultError> {
+    pub fn scratch_writer(&self, name: &str, owner: &str) -> Result<(KeyId, ObjectWriter), VaultError> {
         let (name_owned, owner) = (name.to_owned(), owner.to_owned());
         let id = self.new_key(KeyInfo { name: name_owned, kind: KeyKind::Scratch, owner })?;
         let writer = self.writer(name, &id).inspect_err(|_| {
@@ -85,10 +81,7 @@ impl Vault {
     ///
     /// # Errors
     /// `Storage`.
-    pub fn remove_unlisted<'a>(
-        &self,
-        listed: impl IntoIterator<Item = &'a str>,
-    ) -> Result<usize, VaultError> {
+    pub fn remove_unlisted<'a>(&self, listed: impl IntoIterator<Item = &'a str>) -> Result<usize, VaultError> {
         let keep: HashSet<String> = listed.into_iter().map(|name| self.object_file(name)).collect();
         let folder = self.0.dir.join(OBJECTS);
         let mut count = 0;
