@@ -1,0 +1,5 @@
+//! What is behind the door.
+
+pub mod body;
+pub mod listener;
+pub mod openai;
