@@ -4,7 +4,8 @@
 
 use std::io::Write;
 
-use minijinja::value::{Kwargs, Value};
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::{Kwargs, Serde, Value};
 use minijinja::{Environment, Error, ErrorKind, context};
 use serde::Serialize;
 use serde_json::ser::Formatter;
@@ -35,10 +36,11 @@ impl Template {
             },
         };
         let text = |token: &Option<Token>| token.as_ref().map(|token| token.text().to_owned());
-        let mut environment = environment();
-        environment
-            .add_template_owned(NAME, source)
-            .map_err(|e| wrong(file, format!("the chat template does not parse: {e}")))?;
+        let environment = environment().and_then(|mut environment| {
+            environment.add_template_owned(NAME, source)?;
+            Ok(environment)
+        });
+        let environment = environment.map_err(|e| wrong(file, format!("the chat template does not parse: {e}")))?;
         let tokens = [
             ("bos_token", text(&settings.bos_token)),
             ("eos_token", text(&settings.eos_token)),
@@ -51,6 +53,7 @@ impl Template {
     pub(super) fn render<M: Serialize>(&self, messages: &[M], generate: bool) -> Result<String, ModelError> {
         let tokens: Value = self.tokens.iter().filter_map(|(name, text)| Some((*name, text.clone()?))).collect();
         let template = self.environment.get_template(NAME).map_err(|e| self.failed(&e))?;
+        let messages = Value::from(Serde(messages));
         template
             .render(context! { messages, add_generation_prompt => generate, ..tokens })
             .map_err(|e| self.failed(&e))
@@ -79,16 +82,16 @@ fn chosen(templates: Option<&Templates>) -> Option<&str> {
     }
 }
 
-fn environment() -> Environment<'static> {
+fn environment() -> Result<Environment<'static>, Error> {
+    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?;
     let mut environment = Environment::new();
-    environment.set_trim_blocks(true);
-    environment.set_lstrip_blocks(true);
+    environment.set_syntax(syntax);
     environment.set_fuel(Some(FUEL));
     environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
     environment.add_filter("tojson", to_json);
     environment.add_function("raise_exception", raise_exception);
     environment.add_function("strftime_now", |format: &str| strftime(format, now()));
-    environment
+    Ok(environment)
 }
 
 fn raise_exception(message: &str) -> Result<Value, Error> {
@@ -200,16 +203,16 @@ mod tests {
 
     #[test]
     fn json_is_written_as_python_writes_it() {
-        let mut environment = environment();
+        let mut environment = environment().unwrap();
         environment.add_template("t", "{{ x | tojson }}").unwrap();
         let x = serde_json::json!({"b": [1, "<é>"], "a": null});
-        let text = environment.get_template("t").unwrap().render(context! { x }).unwrap();
+        let text = environment.get_template("t").unwrap().render(context! { x => Value::from(Serde(x)) }).unwrap();
         assert_eq!(text, r#"{"b": [1, "<é>"], "a": null}"#);
     }
 
     #[test]
     fn a_template_that_never_ends_is_stopped() {
-        let mut environment = environment();
+        let mut environment = environment().unwrap();
         let source = "{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}";
         environment.add_template("t", source).unwrap();
         assert_eq!(environment.get_template("t").unwrap().render(context! {}).unwrap_err().kind(), ErrorKind::OutOfFuel);

@@ -113,7 +113,7 @@ impl NestedAbsmax {
     fn quantize(absmax: &Tensor) -> Result<Self, ModelError> {
         let offset = absmax.f_mean(Kind::Float)?;
         let centred = absmax.f_sub(&offset)?;
-        let blocks = centred.size()[0].div_ceil(NESTED_BLOCK);
+        let blocks = (centred.size()[0] + NESTED_BLOCK - 1) / NESTED_BLOCK;
         let padded = centred.f_constant_pad_nd([0, blocks * NESTED_BLOCK - centred.size()[0]])?;
         let rows = padded.f_view([blocks, NESTED_BLOCK])?;
         let own = rows.f_abs()?.f_amax([1], true)?;
