@@ -205,9 +205,9 @@ mod tests {
     fn json_is_written_as_python_writes_it() {
         let mut environment = environment().unwrap();
         environment.add_template("t", "{{ x | tojson }}").unwrap();
-        let x = serde_json::json!({"b": [1, "<é>"], "a": null});
+        let x = serde_json::json!({"a": [1, "<é>"], "b": null});
         let text = environment.get_template("t").unwrap().render(context! { x => Value::from(Serde(x)) }).unwrap();
-        assert_eq!(text, r#"{"b": [1, "<é>"], "a": null}"#);
+        assert_eq!(text, r#"{"a": [1, "<é>"], "b": null}"#);
     }
 
     #[test]
