@@ -24,7 +24,7 @@ const CASES: [&str; 6] = ["whole", "short", "zero_block", "zero_tail", "bf16", "
 fn the_tables_are_those_of_bitsandbytes() {
     let given = fixture();
     assert_eq!(bits(&Tensor::from_slice(&LEVELS)), bits(&given("levels")));
-    assert_eq!(bits(&Tensor::from_slice(&dynamic_map())), bits(&given("map")));
+    assert!(bits(&Tensor::from_slice(&dynamic_map())) == bits(&given("map")), "dynamic map");
 }
 
 #[test]
@@ -49,14 +49,17 @@ fn every_byte_is_that_of_bitsandbytes() {
 fn both_dequantisers_give_the_values_of_bitsandbytes() {
     let given = fixture();
     for case in CASES {
-        let weight = Nf4Weight::quantize(&given(&format!("{case}.weight")), true).unwrap();
+        let original = given(&format!("{case}.weight"));
+        let weight = Nf4Weight::quantize(&original, true).unwrap();
         let columns = weight.shape[1];
         let expected = given(&format!("{case}.dequantized")).reshape(weight.shape);
+        // bitsandbytes gives back the type that it was given; in float32 ours is what the layer computes with.
+        let in_kind = weight.dequantize(original.kind()).to_kind(Kind::Float);
+        assert!(bits(&in_kind) == bits(&expected), "{case}");
         let plain = weight.dequantize(Kind::Float);
-        assert_eq!(bits(&plain), bits(&expected), "{case}");
         // The product with an identity of many rows goes through the CPU's tiles, and yields the weight itself.
         let identity = Tensor::eye(columns, (Kind::Float, Device::Cpu));
-        assert_eq!(shim::nf4_linear(&identity, &weight).tr(), expected, "{case}: tiles");
+        assert!(shim::nf4_linear(&identity, &weight).tr() == plain, "{case}: tiles");
     }
 }
 
@@ -129,13 +132,4 @@ fn a_failed_call_is_a_message_and_not_an_abort() {
     let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| shim::nf4_linear(&random(2, 9), &weight)));
     let message = caught.unwrap_err();
     assert!(message.downcast_ref::<String>().unwrap().contains("does not fit a weight of 8 columns"));
-}
-
-#[test]
-fn a_generator_put_back_repeats_itself() {
-    let state = shim::generator_state(Device::Cpu).unwrap();
-    let first = random(3, 3);
-    shim::set_generator_state(Device::Cpu, &state).unwrap();
-    assert_eq!(first, random(3, 3));
-    assert!(shim::set_generator_state(Device::Cpu, &Tensor::from_slice(&[1_u8, 2])).is_err());
 }

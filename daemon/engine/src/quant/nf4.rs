@@ -153,12 +153,13 @@ pub fn midpoints(levels: &[f32]) -> Vec<f32> {
 /// For i in 0..=6 there are 2^i values ±10^(i-6) · midpoints of `linspace(0.1, 1, 2^i + 1)`, besides 0 and 1.
 pub fn dynamic_map() -> Vec<f32> {
     let mut map = vec![0.0_f32, 1.0];
+    const POWERS: [f32; 7] = [1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0];
     for i in 0..7 {
         let count = 1_usize << i;
         let edge = |k: usize| linspace(0.1, 1.0, count + 1, k);
         for k in 0..count {
             let middle = (edge(k) + edge(k + 1)) / 2.0;
-            let value = (10_f64.powi(i - 6) * f64::from(middle)) as f32;
+            let value = POWERS[i] * middle;
             map.extend([value, -value]);
         }
     }
@@ -166,8 +167,8 @@ pub fn dynamic_map() -> Vec<f32> {
     map
 }
 
-/// `torch.linspace` in float32: counted from the nearer end.
+/// `torch.linspace` in float32: counted from the nearer end, in one rounding, as its vectors do it.
 fn linspace(start: f32, end: f32, steps: usize, k: usize) -> f32 {
     let step = (end - start) / (steps - 1) as f32;
-    if k < steps / 2 { start + step * k as f32 } else { end - step * (steps - 1 - k) as f32 }
+    if k < steps / 2 { step.mul_add(k as f32, start) } else { (-step).mul_add((steps - 1 - k) as f32, end) }
 }
