@@ -51,7 +51,7 @@ impl Template {
     }
 
     pub(super) fn render<M: Serialize>(&self, messages: &[M], generate: bool) -> Result<String, ModelError> {
-        let tokens: Value = self.tokens.iter().filter_map(|(name, text)| Some((*name, text.clone()?))).collect();
+        let tokens = Value::from_pairs(self.tokens.iter().filter_map(|(name, text)| Some((*name, text.clone()?))));
         let template = self.environment.get_template(NAME).map_err(|e| self.failed(&e))?;
         let messages = Value::from(Serde(messages));
         template
