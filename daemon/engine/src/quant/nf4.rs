@@ -7,9 +7,10 @@
 //! Everything here is plain libtorch, so that it runs on any device; the CPU's kernels are in `kernel`
 //! and are checked against this.
 
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 use crate::model::ModelError;
+use crate::shim;
 
 /// Elements of a block that share an absmax.
 pub const BLOCK: i64 = 64;
@@ -65,6 +66,8 @@ pub struct NestedAbsmax {
     pub absmax: Tensor,
     /// The mean that was subtracted.
     pub offset: f32,
+    /// The dynamic map, float32 `[256]`, where the weight is.
+    pub map: Tensor,
 }
 
 impl Nf4Weight {
@@ -79,14 +82,7 @@ impl Nf4Weight {
 
     /// The whole weight, `[out, in]`, in `kind`.
     pub fn dequantize(&self, kind: Kind) -> Tensor {
-        let count = self.shape[0] * self.shape[1];
-        let device = self.packed.device();
-        let high = self.packed.bitwise_right_shift_tensor_scalar(4);
-        let low = self.packed.bitwise_and(15);
-        let codes = Tensor::stack(&[high, low], 1).view([-1]).narrow(0, 0, count).to_kind(Kind::Int);
-        let levels = Tensor::from_slice(&LEVELS).to_device(device).index_select(0, &codes);
-        let scales = self.absmax.dequantize().repeat_interleave_self_int(BLOCK, 0, None);
-        (levels * scales.narrow(0, 0, count)).view(self.shape).to_kind(kind)
+        shim::nf4_dequantize(self, kind)
     }
 
     /// Bytes that the weight occupies.
@@ -96,16 +92,6 @@ impl Nf4Weight {
             Absmax::Nested(nested) => nested.codes.numel() + nested.absmax.numel() * 4,
         };
         (self.packed.numel() + scales) as u64
-    }
-}
-
-impl Absmax {
-    /// The scales in float32, `[blocks]`.
-    pub fn dequantize(&self) -> Tensor {
-        match self {
-            Absmax::Plain(absmax) => absmax.shallow_clone(),
-            Absmax::Nested(nested) => nested.dequantize(),
-        }
     }
 }
 
@@ -126,14 +112,8 @@ impl NestedAbsmax {
             codes: codes.f_view([-1])?.f_narrow(0, 0, centred.size()[0])?.f_contiguous()?,
             absmax: own.f_view([-1])?,
             offset: offset.f_double_value(&[])? as f32,
+            map: shim::map_tensor(absmax.device()),
         })
-    }
-
-    fn dequantize(&self) -> Tensor {
-        let map = Tensor::from_slice(&dynamic_map()).to_device(self.codes.device());
-        let values = map.index_select(0, &self.codes.to_kind(Kind::Int));
-        let scales = self.absmax.repeat_interleave_self_int(NESTED_BLOCK, 0, None);
-        values * scales.narrow(0, 0, self.codes.size()[0]) + f64::from(self.offset)
     }
 }
 
@@ -173,12 +153,13 @@ pub fn midpoints(levels: &[f32]) -> Vec<f32> {
 /// For i in 0..=6 there are 2^i values ±10^(i-6) · midpoints of `linspace(0.1, 1, 2^i + 1)`, besides 0 and 1.
 pub fn dynamic_map() -> Vec<f32> {
     let mut map = vec![0.0_f32, 1.0];
+    const POWERS: [f32; 7] = [1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0];
     for i in 0..7 {
         let count = 1_usize << i;
         let edge = |k: usize| linspace(0.1, 1.0, count + 1, k);
         for k in 0..count {
             let middle = (edge(k) + edge(k + 1)) / 2.0;
-            let value = (10_f64.powi(i - 6) * f64::from(middle)) as f32;
+            let value = POWERS[i] * middle;
             map.extend([value, -value]);
         }
     }
@@ -186,13 +167,8 @@ pub fn dynamic_map() -> Vec<f32> {
     map
 }
 
-/// `torch.linspace` in float32: counted from the nearer end.
+/// `torch.linspace` in float32: counted from the nearer end, in one rounding, as its vectors do it.
 fn linspace(start: f32, end: f32, steps: usize, k: usize) -> f32 {
     let step = (end - start) / (steps - 1) as f32;
-    if k < steps / 2 { start + step * k as f32 } else { end - step * (steps - 1 - k) as f32 }
-}
-
-/// Whether a weight on this device is computed by the CPU's kernels.
-pub fn on_cpu(tensor: &Tensor) -> bool {
-    tensor.device() == Device::Cpu
+    if k < steps / 2 { step.mul_add(k as f32, start) } else { (-step).mul_add((steps - 1 - k) as f32, end) }
 }
