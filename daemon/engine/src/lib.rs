@@ -4,11 +4,17 @@
 //! descriptors, what it writes leaves as frames.
 //!
 //! Read in the order of the work: `model` (files → decoder), `quant` (4-bit weights), `adapt` (LoRA),
-//! `train`, `evaluate`, `generate` (sampling, serving). `shim` is the seam to the C++ that `tch` lacks.
+//! `train`, `evaluate`, `generate` (sampling, serving). `task` is what a task is given and how it answers,
+//! `random` the one source of chance. `shim` is the seam to the C++ that `tch` lacks.
 
 pub mod adapt;
 pub mod device;
+pub mod evaluate;
 pub mod generate;
+pub mod memory;
 pub mod model;
 pub mod quant;
+pub mod random;
 pub mod shim;
+pub mod task;
+pub mod train;
