@@ -29,6 +29,14 @@ fn gpu(index: usize, wanted: &str) -> Result<Device, ModelError> {
     Err(ModelError::Device { wanted: wanted.to_owned(), reason })
 }
 
+/// As the configuration writes it.
+pub fn name(device: Device) -> String {
+    match device {
+        Device::Cuda(index) => format!("cuda:{index}"),
+        _ => "cpu".to_owned(),
+    }
+}
+
 /// The type that activations are computed in: float32 on a CPU (bfloat16 matmul is hundreds of times
 /// slower there), bfloat16 on a GPU.
 pub fn compute_kind(device: Device) -> Kind {

@@ -13,6 +13,7 @@ pub mod evaluate;
 pub mod generate;
 pub mod memory;
 pub mod model;
+pub mod process;
 pub mod quant;
 pub mod random;
 pub mod shim;

@@ -454,7 +454,7 @@ impl Decoder {
 }
 
 /// Tensors that some folders hold and no forward pass needs.
-fn ignorable(name: &str, tied: bool) -> bool {
+pub(super) fn ignorable(name: &str, tied: bool) -> bool {
     name.ends_with(".rotary_emb.inv_freq") || (tied && name == "lm_head.weight")
 }
 

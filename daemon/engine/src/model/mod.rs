@@ -8,6 +8,7 @@ pub mod config;
 pub mod decoder;
 mod error;
 pub mod files;
+mod inspect;
 pub mod linear;
 pub mod rope;
 mod template;
@@ -19,4 +20,5 @@ pub use decoder::{Batch, Decoder, KvCache, LoadOptions, ModelInfo, ModuleInfo, Q
 pub use error::ModelError;
 pub(crate) use error::first_line;
 pub use files::ModelFiles;
+pub use inspect::inspect;
 pub use tokenizer::Tokenizer;

@@ -74,6 +74,19 @@ impl Tokenizer {
         self.inner.get_vocab_size(true)
     }
 
+    /// Refuses a tokenizer that can yield ids which the embedding does not have.
+    pub fn check_vocabulary(&self, embedding_rows: i64) -> Result<(), ModelError> {
+        let largest = self.inner.get_vocab(true).into_values().max().map_or(0, i64::from);
+        if largest < embedding_rows {
+            return Ok(());
+        }
+        let reason = format!(
+            "has a token of id {largest} where config.json's vocab_size is {embedding_rows}; \
+             take both files from the same model"
+        );
+        Err(wrong("tokenizer.json", reason))
+    }
+
     /// Ids that end an answer.
     pub fn eos_ids(&self) -> &[u32] {
         &self.eos_ids

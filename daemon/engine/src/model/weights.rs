@@ -28,6 +28,7 @@ pub struct Weights<'f> {
     entries: BTreeMap<String, Entry<'f>>,
     read: BTreeMap<String, [u8; 32]>,
     parameters: u64,
+    bytes: u64,
 }
 
 #[derive(Debug)]
@@ -56,6 +57,8 @@ pub struct RawTensor {
 pub struct Summary {
     /// Number of elements read.
     pub parameters: u64,
+    /// Bytes read.
+    pub bytes: u64,
     /// SHA-256, hexadecimal, over the sorted list of name, type, shape and the tensor's own SHA-256.
     pub digest: String,
 }
@@ -79,7 +82,7 @@ impl<'f> Weights<'f> {
                 entries.insert(tensor, entry);
             }
         }
-        Ok(Weights { entries, read: BTreeMap::new(), parameters: 0 })
+        Ok(Weights { entries, read: BTreeMap::new(), parameters: 0, bytes: 0 })
     }
 
     /// Reads a tensor that has to be there, with that shape, in a float type, and finite.
@@ -101,6 +104,7 @@ impl<'f> Weights<'f> {
             return Err(tensor_error(&entry.file_name, name, &reason));
         }
         self.read.insert(name.to_owned(), sha256(&bytes));
+        self.bytes += bytes.len() as u64;
         self.parameters += shape.iter().product::<i64>() as u64;
         Ok(RawTensor { bytes, kind, shape: shape.to_vec() })
     }
@@ -119,7 +123,7 @@ impl<'f> Weights<'f> {
             all.update(format!("{name}\0{:?}\0{:?}\0", entry.dtype, entry.shape).as_bytes());
             all.update(own);
         }
-        Ok(Summary { parameters: self.parameters, digest: hex(all.finish().as_ref()) })
+        Ok(Summary { parameters: self.parameters, bytes: self.bytes, digest: hex(all.finish().as_ref()) })
     }
 }
 
