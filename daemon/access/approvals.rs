@@ -7,11 +7,7 @@ use std::collections::BTreeSet;
 ///
 /// One person counts once however often they approve, and the trainer never: nobody vouches for
 /// their own work. An approval of other bytes (`digest`) was an approval of something else.
-pub fn distinct_approvers<'a>(
-    approvals: &'a [Approval],
-    trainer: &str,
-    digest: &str,
-) -> BTreeSet<&'a str> {
+pub fn distinct_approvers<'a>(approvals: &'a [Approval], trainer: &str, digest: &str) -> BTreeSet<&'a str> {
     approvals
         .iter()
         .filter(|approval| approval.adapter_digest == digest && approval.principal != trainer)

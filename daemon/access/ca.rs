@@ -9,8 +9,8 @@
 
 use cloister_wire::admin::Identity;
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SerialNumber,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    PKCS_ECDSA_P256_SHA256, SerialNumber,
 };
 use ring::rand::{SecureRandom, SystemRandom};
 use time::{Duration, OffsetDateTime};
@@ -158,8 +158,7 @@ fn params(common_name: &str, now: i64, days: i64) -> Result<CertificateParams, C
     params.distinguished_name.push(DnType::CommonName, common_name);
     params.distinguished_name.push(DnType::OrganizationName, ORGANISATION);
     params.not_before = OffsetDateTime::UNIX_EPOCH + Duration::DAY;
-    params.not_after =
-        OffsetDateTime::UNIX_EPOCH + Duration::seconds(now.max(EARLIEST_NOW)) + Duration::days(days);
+    params.not_after = OffsetDateTime::UNIX_EPOCH + Duration::seconds(now.max(EARLIEST_NOW)) + Duration::days(days);
     params.serial_number = Some(serial_number()?);
     Ok(params)
 }
@@ -173,8 +172,8 @@ fn serial_number() -> Result<SerialNumber, CaError> {
 }
 
 fn public_key(certificate: &str) -> Result<Vec<u8>, CaError> {
-    let (_, pem) = x509_parser::pem::parse_x509_pem(certificate.as_bytes())
-        .map_err(|_| rcgen::Error::CouldNotParseCertificate)?;
+    let (_, pem) =
+        x509_parser::pem::parse_x509_pem(certificate.as_bytes()).map_err(|_| rcgen::Error::CouldNotParseCertificate)?;
     let certificate = pem.parse_x509().map_err(|_| rcgen::Error::CouldNotParseCertificate)?;
     Ok(certificate.public_key().subject_public_key.data.to_vec())
 }

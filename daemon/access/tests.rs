@@ -52,11 +52,7 @@ impl House {
 
 fn credentials(stream: &UnixStream) -> PeerCredentials {
     let peer = rustix::net::sockopt::socket_peercred(stream).unwrap();
-    PeerCredentials {
-        uid: peer.uid.as_raw(),
-        gid: peer.gid.as_raw(),
-        pid: Some(peer.pid.as_raw_nonzero().get()),
-    }
+    PeerCredentials { uid: peer.uid.as_raw(), gid: peer.gid.as_raw(), pid: Some(peer.pid.as_raw_nonzero().get()) }
 }
 
 /// The server's side: handshake, identify, greet.
@@ -115,9 +111,8 @@ fn no_certificate_is_refused_in_the_handshake() {
     let mut house = House::new();
     let ada = house.admit("ada", "administrator", None);
     let mut roots = rustls::RootCertStore::empty();
-    let der = <rustls::pki_types::CertificateDer<'_> as rustls::pki_types::pem::PemObject>::from_pem_slice(
-        ada.ca.as_bytes(),
-    );
+    let der =
+        <rustls::pki_types::CertificateDer<'_> as rustls::pki_types::pem::PemObject>::from_pem_slice(ada.ca.as_bytes());
     roots.add(der.unwrap()).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let without = rustls::ClientConfig::builder_with_provider(provider)
@@ -154,8 +149,7 @@ fn a_client_refuses_a_server_of_another_authority() {
 #[test]
 fn a_servers_certificate_is_no_clients() {
     let house = House::new();
-    let config =
-        client_config(house.authority.certificate(), &house.server.certificate, &house.server.key).unwrap();
+    let config = client_config(house.authority.certificate(), &house.server.certificate, &house.server.key).unwrap();
     let (read, seen) = meet(&house, config, &[]);
     assert!(read.is_err() && seen.unwrap_err().starts_with("handshake:"));
 }

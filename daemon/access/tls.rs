@@ -31,15 +31,10 @@ pub enum TlsError {
 ///
 /// # Errors
 /// [`TlsError`] when a text is not what it should be.
-pub fn server_config(
-    authority: &str,
-    certificate: &str,
-    key: &str,
-) -> Result<Arc<ServerConfig>, TlsError> {
+pub fn server_config(authority: &str, certificate: &str, key: &str) -> Result<Arc<ServerConfig>, TlsError> {
     let provider = provider();
     let verifier =
-        WebPkiClientVerifier::builder_with_provider(Arc::new(roots(authority)?), provider.clone())
-            .build()?;
+        WebPkiClientVerifier::builder_with_provider(Arc::new(roots(authority)?), provider.clone()).build()?;
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&TLS13])?
         .with_client_cert_verifier(verifier)
@@ -56,11 +51,7 @@ pub fn server_config(
 ///
 /// # Errors
 /// [`TlsError`] when a text is not what it should be.
-pub fn client_config(
-    authority: &str,
-    certificate: &str,
-    key: &str,
-) -> Result<Arc<ClientConfig>, TlsError> {
+pub fn client_config(authority: &str, certificate: &str, key: &str) -> Result<Arc<ClientConfig>, TlsError> {
     let mut own = certificates(certificate)?;
     own.truncate(1);
     let mut config = ClientConfig::builder_with_provider(provider())

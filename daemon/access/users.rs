@@ -103,8 +103,7 @@ impl Registry {
     /// # Errors
     /// [`UserError::Damaged`], with the line.
     pub fn parse(bytes: &[u8]) -> Result<Self, UserError> {
-        let registry: Self =
-            serde_json::from_slice(bytes).map_err(|error| UserError::Damaged(error.to_string()))?;
+        let registry: Self = serde_json::from_slice(bytes).map_err(|error| UserError::Damaged(error.to_string()))?;
         match registry.version {
             VERSION => Ok(registry),
             other => Err(UserError::Damaged(format!("version {other} is not known here"))),

@@ -109,8 +109,7 @@ impl PolicySet {
         let mut report = CaseReport::default();
         let mut tested = BTreeSet::new();
         for file in files_ending(dir, "toml")? {
-            let parsed: CaseFile =
-                toml::from_str(&file.text).map_err(|error| refuse(&file, error.to_string()))?;
+            let parsed: CaseFile = toml::from_str(&file.text).map_err(|error| refuse(&file, error.to_string()))?;
             for case in &parsed.case {
                 let request = request(&file, &parsed.given, case)?;
                 let result = judge(&file, case, &self.decide(&request));
@@ -126,22 +125,15 @@ impl PolicySet {
     }
 }
 
-fn request(
-    file: &Source,
-    given: &BTreeMap<String, toml::Table>,
-    case: &Case,
-) -> Result<Request, LoadError> {
+fn request(file: &Source, given: &BTreeMap<String, toml::Table>, case: &Case) -> Result<Request, LoadError> {
     let refuse = |what: String| refuse(file, format!("case `{}`: {what}", case.name));
-    let mut table = given
-        .get(&case.resource)
-        .cloned()
-        .ok_or_else(|| refuse(format!("there is no `[given.{}]`", case.resource)))?;
+    let mut table =
+        given.get(&case.resource).cloned().ok_or_else(|| refuse(format!("there is no `[given.{}]`", case.resource)))?;
     if table.get("type").and_then(toml::Value::as_str) != Some("Appliance") {
         table.entry("id").or_insert_with(|| case.resource.clone().into());
     }
     table.extend(case.with.clone());
-    let resource: Resource =
-        toml::Value::Table(table).try_into().map_err(|error| refuse(format!("{error}")))?;
+    let resource: Resource = toml::Value::Table(table).try_into().map_err(|error| refuse(format!("{error}")))?;
     Ok(Request { principal: case.who.clone(), action: case.action, resource, facts: case.facts.clone() })
 }
 

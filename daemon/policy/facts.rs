@@ -373,8 +373,7 @@ impl Request {
         ];
         let mut resource = vec![("id", Value::Text(self.resource.id().to_owned()))];
         resource.extend(self.resource.attributes());
-        let groups =
-            [("principal", principal), ("resource", resource), ("context", self.facts.attributes())];
+        let groups = [("principal", principal), ("resource", resource), ("context", self.facts.attributes())];
         let named = groups.into_iter().flat_map(|(group, attributes)| {
             attributes.into_iter().map(move |(name, value)| (format!("{group}.{name}"), value))
         });
@@ -400,16 +399,35 @@ fn sample_resources(action: Action) -> Vec<Resource> {
     use Action as A;
     let adapter = Adapter { verbatim_answers: Some(0), ..Adapter::default() };
     match action {
-        A::ImportModel | A::RemoveModel | A::InstallPlugin | A::RemovePlugin | A::ManageUsers
-        | A::ManageKeys | A::ReadPolicy | A::ReadAudit | A::ReadStatus | A::ReadCatalog => {
+        A::ImportModel
+        | A::RemoveModel
+        | A::InstallPlugin
+        | A::RemovePlugin
+        | A::ManageUsers
+        | A::ManageKeys
+        | A::ReadPolicy
+        | A::ReadAudit
+        | A::ReadStatus
+        | A::ReadCatalog => {
             vec![Resource::Appliance(Appliance::default())]
         }
-        A::ImportDataset | A::CleanDataset | A::CheckDataset | A::SampleDataset
-        | A::ShredDataset | A::ExportDataset | A::Train => {
+        A::ImportDataset
+        | A::CleanDataset
+        | A::CheckDataset
+        | A::SampleDataset
+        | A::ShredDataset
+        | A::ExportDataset
+        | A::Train => {
             vec![Resource::Dataset(Dataset::default())]
         }
-        A::Evaluate | A::Approve | A::Serve | A::Undeploy | A::ExportAdapter
-        | A::ImportAdapter | A::RemoveAdapter | A::MergeAdapter => vec![Resource::Adapter(adapter)],
+        A::Evaluate
+        | A::Approve
+        | A::Serve
+        | A::Undeploy
+        | A::ExportAdapter
+        | A::ImportAdapter
+        | A::RemoveAdapter
+        | A::MergeAdapter => vec![Resource::Adapter(adapter)],
         A::ControlJob => vec![Resource::Job(Job::default())],
         A::Infer => vec![Resource::Adapter(adapter), Resource::Model(Model::default())],
     }

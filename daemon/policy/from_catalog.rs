@@ -64,12 +64,7 @@ impl Job {
             admin::Work::Train { .. } => "train",
             admin::Work::Evaluate { .. } => "evaluate",
         };
-        Self {
-            id: entry.id.clone(),
-            kind: kind.to_owned(),
-            label,
-            started_by: entry.principal.clone(),
-        }
+        Self { id: entry.id.clone(), kind: kind.to_owned(), label, started_by: entry.principal.clone() }
     }
 }
 
@@ -97,18 +92,14 @@ impl PolicySet {
             remedy: rule.remedy.clone(),
             file: format!("{}:{}", rule.file, rule.line),
         };
-        admin::PolicyInfo {
-            digest: self.digest().to_owned(),
-            rules: self.rules().iter().map(rule).collect(),
-        }
+        admin::PolicyInfo { digest: self.digest().to_owned(), rules: self.rules().iter().map(rule).collect() }
     }
 }
 
 impl From<Explanation> for admin::Explanation {
     fn from(explanation: Explanation) -> Self {
-        let permitting = explanation.rules.iter().filter(|rule| {
-            rule.effect == Effect::Permit && rule.outcome == Outcome::Applies
-        });
+        let permitting =
+            explanation.rules.iter().filter(|rule| rule.effect == Effect::Permit && rule.outcome == Outcome::Applies);
         let why_allowed: Vec<&str> = permitting.map(|rule| rule.reason.as_str()).collect();
         let (allowed, rules, reason, remedy) = match explanation.decision {
             Decision::Allow { rules } => (true, rules, why_allowed.join("; "), String::new()),

@@ -154,8 +154,7 @@ pub(super) fn files_ending(dir: &Path, extension: &str) -> Result<Vec<Source>, L
 }
 
 fn read(path: &Path) -> Result<Source, LoadError> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|source| LoadError::Read { path: path.to_owned(), source })?;
+    let text = std::fs::read_to_string(path).map_err(|source| LoadError::Read { path: path.to_owned(), source })?;
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     Ok(Source { name, text })
 }
@@ -163,13 +162,11 @@ fn read(path: &Path) -> Result<Source, LoadError> {
 /// The schema, and the roles it enumerates.
 fn parse_schema(source: &Source) -> Result<(cedar::Schema, Vec<String>), LoadError> {
     let refuse = |error: &dyn Diagnostic| LoadError::Invalid(vec![problem(source, error)]);
-    let (schema, warnings) =
-        cedar::Schema::from_cedarschema_str(&source.text).map_err(|error| refuse(&error))?;
+    let (schema, warnings) = cedar::Schema::from_cedarschema_str(&source.text).map_err(|error| refuse(&error))?;
     if let Some(warning) = warnings.into_iter().next() {
         return Err(refuse(&warning));
     }
-    let (fragment, _) =
-        SchemaFragment::from_cedarschema_str(&source.text).map_err(|error| refuse(&error))?;
+    let (fragment, _) = SchemaFragment::from_cedarschema_str(&source.text).map_err(|error| refuse(&error))?;
     let json = fragment.to_json_value().map_err(|error| refuse(&error))?;
     let roles = json.pointer("//entityTypes/Role/enum");
     let roles: Vec<String> = roles
@@ -251,12 +248,7 @@ fn rule(file: &Source, policy: &cedar::Policy) -> Result<Rule, Problem> {
     })
 }
 
-fn validate(
-    schema: &cedar::Schema,
-    all: &cedar::PolicySet,
-    rules: &[Rule],
-    files: &[Source],
-) -> Vec<Problem> {
+fn validate(schema: &cedar::Schema, all: &cedar::PolicySet, rules: &[Rule], files: &[Source]) -> Vec<Problem> {
     let result = Validator::new(schema.clone()).validate(all, ValidationMode::Strict);
     let place = |id: &PolicyId, error: &dyn Diagnostic| {
         let rule = rules.iter().find(|rule| rule.id == id.to_string());
@@ -288,10 +280,8 @@ fn check_facts(schema: &cedar::Schema, source: &Source) -> Vec<Problem> {
 
 /// `{resource.recrods}` would reach a reader as it stands; refuse it here.
 fn check_placeholders(rules: &[Rule]) -> Vec<Problem> {
-    let known: BTreeSet<String> = Request::samples()
-        .iter()
-        .flat_map(|request| request.named_facts().into_iter().map(|(name, _)| name))
-        .collect();
+    let known: BTreeSet<String> =
+        Request::samples().iter().flat_map(|request| request.named_facts().into_iter().map(|(name, _)| name)).collect();
     let mut problems = Vec::new();
     for rule in rules {
         for name in placeholders(&rule.reason).chain(placeholders(&rule.remedy)) {
@@ -308,10 +298,7 @@ fn placeholders(text: &str) -> impl Iterator<Item = &str> {
 }
 
 /// The rules of one effect alone.
-pub(super) fn subset(
-    all: &cedar::PolicySet,
-    effect: cedar::Effect,
-) -> Result<cedar::PolicySet, String> {
+pub(super) fn subset(all: &cedar::PolicySet, effect: cedar::Effect) -> Result<cedar::PolicySet, String> {
     let chosen = all.policies().filter(|policy| policy.effect() == effect).cloned();
     cedar::PolicySet::from_policies(chosen).map_err(|error| error.to_string())
 }

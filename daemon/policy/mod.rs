@@ -21,8 +21,7 @@ mod tests;
 pub use cases::{CaseReport, CaseResult};
 pub use explain::{Explanation, Outcome, RuleTrace};
 pub use facts::{
-    Action, Adapter, Appliance, Dataset, Facts, Job, Label, Model, Principal, Request, Resource,
-    UnknownAction,
+    Action, Adapter, Appliance, Dataset, Facts, Job, Label, Model, Principal, Request, Resource, UnknownAction,
 };
 pub use from_catalog::gate_met;
 pub use load::{BUILT_IN, LoadError, Problem, Source};
@@ -199,7 +198,9 @@ impl PolicySet {
             reason: format!("no rule permits `{name}` (roles: {held}) to do `{}`", request.action),
             remedy: match self.roles_permitted(request).as_slice() {
                 [] => "no role permits it; a rule must be written first, see `cloister policy list`".to_owned(),
-                roles => format!("ask someone with the role {}, or an administrator to give it to you", alternatives(roles)),
+                roles => {
+                    format!("ask someone with the role {}, or an administrator to give it to you", alternatives(roles))
+                }
             },
             all_rules,
         }
@@ -232,8 +233,7 @@ fn unfit_request(why: &str) -> Denial {
     Denial {
         rule: POLICY_ERROR.to_owned(),
         reason: format!("the request does not fit the policy schema: {why}"),
-        remedy: "check the roles with `cloister user list` and the schema with `cloister policy test`"
-            .to_owned(),
+        remedy: "check the roles with `cloister user list` and the schema with `cloister policy test`".to_owned(),
         all_rules: vec![POLICY_ERROR.to_owned()],
     }
 }

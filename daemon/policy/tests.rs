@@ -24,10 +24,7 @@ fn refused(text: &str) -> String {
 
 fn request(roles: &[&str], action: Action, resource: Resource) -> Request {
     Request {
-        principal: Principal {
-            name: "tess".to_owned(),
-            roles: roles.iter().map(|role| (*role).to_owned()).collect(),
-        },
+        principal: Principal { name: "tess".to_owned(), roles: roles.iter().map(|role| (*role).to_owned()).collect() },
         action,
         resource,
         facts: Facts { purpose: "research".to_owned(), ..Facts::default() },
