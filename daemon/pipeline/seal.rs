@@ -1,0 +1,88 @@
+//! Seal: a cleaned and cleared set becomes a dataset that can be trained on, and the raw records' key is destroyed.
+
+use cloister_wire::admin::{Dataset, DatasetState, ObjectRef, Shredded};
+
+use super::check::{Clearance, dataset_resource};
+use super::clean::CleanSet;
+use super::{Act, Appliance, key_id};
+use crate::access::Principal;
+use crate::error::{Error, Result};
+use crate::policy::Action;
+
+/// Cleaned, checked, encrypted records.
+#[derive(Debug, Clone)]
+pub struct SealedSet {
+    dataset: Dataset,
+    object: ObjectRef,
+    digest: String,
+}
+
+impl SealedSet {
+    /// A sealed dataset by name.
+    pub fn find(a: &Appliance, name: &str) -> Result<Self> {
+        Self::of(a.catalog.get::<Dataset>(name)?.ok_or_else(|| Error::not_found("dataset", name))?)
+    }
+
+    /// A dataset's sealed records.
+    pub fn of(dataset: Dataset) -> Result<Self> {
+        match (dataset.state, dataset.object.clone(), dataset.digest.clone()) {
+            (DatasetState::Sealed, Some(object), Some(digest)) => Ok(Self { dataset, object, digest }),
+            (DatasetState::Shredded, ..) => {
+                Err(Error::not_found("dataset", &dataset.name).remedy("its keys were destroyed; import the records again"))
+            }
+            _ => Err(Error::conflict(format!("dataset `{}` is not sealed yet", dataset.name))
+                .remedy(format!("run `cloister dataset clean {}`", dataset.name))),
+        }
+    }
+
+    /// What the catalog knows of it.
+    pub fn dataset(&self) -> &Dataset {
+        &self.dataset
+    }
+
+    /// Where the records lie.
+    pub fn object(&self) -> &ObjectRef {
+        &self.object
+    }
+
+    /// SHA-256 of the records, hex.
+    pub fn digest(&self) -> &str {
+        &self.digest
+    }
+}
+
+/// Makes a cleared set a dataset. The catalog turns to the new object first, then the raw records' key goes: a
+/// crash in between leaves a key that the next start destroys, and never a dataset without records.
+pub fn seal(a: &Appliance, clean: CleanSet, clearance: &Clearance) -> Result<SealedSet> {
+    clearance.covers(clean.digest())?;
+    let (mut dataset, raw, object, digest) = clean.into_parts();
+    dataset.state = DatasetState::Sealed;
+    dataset.object = Some(object);
+    dataset.digest = Some(digest);
+    a.catalog.put(&dataset)?;
+    destroy(a, &raw)?;
+    SealedSet::of(dataset)
+}
+
+/// Destroys the key of an object, and the object.
+pub fn destroy(a: &Appliance, object: &ObjectRef) -> Result<()> {
+    a.vault.shred(&key_id(&object.key)?)?;
+    a.vault.remove_object(&object.object)?;
+    Ok(())
+}
+
+/// Shreds a dataset: its keys are destroyed, so that every copy of its objects is unreadable.
+pub fn shred(a: &Appliance, who: &Principal, name: &str) -> Result<Shredded> {
+    let _reserved = a.reserve("dataset", name)?;
+    let mut dataset = a.catalog.get::<Dataset>(name)?.ok_or_else(|| Error::not_found("dataset", name))?;
+    let Some(object) = dataset.object.take() else {
+        return Err(Error::not_found("dataset", name).remedy("its keys were destroyed already"));
+    };
+    a.act(who, Act::new(Action::ShredDataset, dataset_resource(&dataset)), || {
+        destroy(a, &object)?;
+        dataset.state = DatasetState::Shredded;
+        dataset.digest = None;
+        a.catalog.put(&dataset)?;
+        Ok(Shredded { dataset: name.into(), keys: vec![object.key.clone()], objects: vec![object.object.clone()] })
+    })
+}
