@@ -27,7 +27,7 @@ static WITH_UNIT: LazyLock<Regex> = LazyLock::new(|| {
 });
 static AFTER_CUE: LazyLock<Regex> = LazyLock::new(|| {
     span::pattern(concat!(
-        r"(?i)\b(?:age[:d]?(?: of| is)?|i am|i['’]m|(?:s?he)(?: is|['’]s)|(?:just )?turned|turning)\s+",
+        r"(?i)\b(?:age[:d]?(?: of| is)?|i am|i(?:'|’)m|(?:s?he)(?: is|(?:'|’)s)|(?:just )?turned|turning)\s+",
         old!(),
         r"(?:[.,!?;]|\s+(?:now|and|next|last|this)\b|\s*$)",
     ))

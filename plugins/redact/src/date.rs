@@ -44,7 +44,7 @@ static NUMERIC: LazyLock<Regex> = LazyLock::new(|| {
 });
 static AFTER_CUE: LazyLock<Regex> = LazyLock::new(|| {
     span::pattern(
-        r"(?i)\b(?:dated|dob:?|(?:seen|born|admitted|discharged|performed|done|started|visit) on|since)\s+(?P<value>[0-9]{1,2}/[0-9]{1,2})(?:[^0-9/]|$)",
+        r"(?i)\b(?:dated|dob:?|(?:seen|born|admitted|discharged|performed|done|started|visit) on|since)\s+(?P<value>[0-9]{1,2}/[0-9]{1,2})(?:(?u-i:[^0-9/])|$)",
     )
 });
 static NAMED: LazyLock<Regex> = LazyLock::new(|| {

@@ -33,7 +33,7 @@ impl Entities {
             }
         };
         let number = self.known[..=index].iter().filter(|e| e.0 == kind).count();
-        format!("[{}_{number}]", kind.label())
+        format!("[{}_{number}]", kind.label().to_ascii_uppercase())
     }
 }
 

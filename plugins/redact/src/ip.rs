@@ -8,7 +8,7 @@ use crate::span::{self, Kind, Span};
 
 static ADDRESS: LazyLock<Regex> = LazyLock::new(|| {
     span::pattern(
-        r"(?i)(?:^|[^0-9a-z.:])(?P<value>[0-9]{1,3}(?:\.[0-9]{1,3}){3}|[0-9a-f]{0,4}(?::[0-9a-f]{0,4}){2,7})\b",
+        r"(?i)(?:^|(?u-i:[^0-9A-Za-z.:]))(?P<value>[0-9]{1,3}(?:\.[0-9]{1,3}){3}|[0-9a-f]{0,4}(?::[0-9a-f]{0,4}){2,7})\b",
     )
 });
 

@@ -10,7 +10,7 @@ use crate::span::{self, Kind, Span};
 static MRN: LazyLock<Regex> = LazyLock::new(|| {
     span::pattern(concat!(
         r"(?i)\b(?:mrn|mr ?#|medical record(?: (?:number|no\.?|id|#))?",
-        r"|(?:chart|patient|hospital|case|encounter|visit|accession|specimen)(?:['’]s)?[ -]?(?:number|no\.|id|identifier|#))",
+        r"|(?:chart|patient|hospital|case|encounter|visit|accession|specimen)(?:(?:'|’)s)?[ -]?(?:number|no\.|id|identifier|#))",
         r"\s*(?:[:#=-]|is|was|of)*\s*#?(?P<value>[a-z]{0,4}[-/]?[0-9][a-z0-9]*(?:[-/][a-z0-9]+)*)\b",
     ))
 });

@@ -9,12 +9,12 @@ use crate::span::{self, Kind, Span};
 
 static NORTH_AMERICAN: LazyLock<Regex> = LazyLock::new(|| {
     span::pattern(concat!(
-        r"(?:^|[^0-9A-Za-z.-])(?P<value>(?:(?:\+|00)?1[-. ])?(?:\([0-9]{3}\) ?|[0-9]{3}[-. ])[0-9]{3}[-. ][0-9]{4}",
-        r"(?: ?(?:x|ext\.?|extension) ?[0-9]{1,6})?)(?-u:\b)",
+        r"(?:^|(?u-i:[^0-9A-Za-z.-]))(?P<value>(?:(?:\+|00)?1[-. ])?(?:\([0-9]{3}\) ?|[0-9]{3}[-. ])[0-9]{3}[-. ][0-9]{4}",
+        r"(?: ?(?:x|ext\.?|extension) ?[0-9]{1,6})?)\b",
     ))
 });
 static INTERNATIONAL: LazyLock<Regex> = LazyLock::new(|| {
-    span::pattern(r"(?:^|[^0-9A-Za-z])(?P<value>(?:\+|001-)[0-9]{1,3}(?:[-. ]?\(?[0-9]{1,5}\)?){2,6}(?:x[0-9]{1,6})?)\b")
+    span::pattern(r"(?:^|(?u-i:[^0-9A-Za-z]))(?P<value>(?:\+|001-)[0-9]{1,3}(?:[-. ]?\(?[0-9]{1,5}\)?){2,6}(?:x[0-9]{1,6})?)\b")
 });
 static AFTER_CUE: LazyLock<Regex> = LazyLock::new(|| {
     span::pattern(concat!(

@@ -54,23 +54,23 @@ impl Kind {
         Self::Age,
     ];
 
-    /// The name in tokens and findings.
+    /// The name in findings; tokens show it in capitals.
     pub const fn label(self) -> &'static str {
         match self {
-            Self::Name => "NAME",
-            Self::Date => "DATE",
-            Self::Phone => "PHONE",
-            Self::Email => "EMAIL",
-            Self::Url => "URL",
-            Self::Ip => "IP",
-            Self::Ssn => "SSN",
-            Self::Mrn => "MRN",
-            Self::Id => "ID",
-            Self::Address => "ADDRESS",
-            Self::Zip => "ZIP",
-            Self::Card => "CARD",
-            Self::Iban => "IBAN",
-            Self::Age => "AGE",
+            Self::Name => "name",
+            Self::Date => "date",
+            Self::Phone => "phone",
+            Self::Email => "email",
+            Self::Url => "url",
+            Self::Ip => "ip",
+            Self::Ssn => "ssn",
+            Self::Mrn => "mrn",
+            Self::Id => "id",
+            Self::Address => "address",
+            Self::Zip => "zip",
+            Self::Card => "card",
+            Self::Iban => "iban",
+            Self::Age => "age",
         }
     }
 }

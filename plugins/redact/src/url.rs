@@ -7,7 +7,7 @@ use regex::Regex;
 use crate::span::{self, Kind, Span};
 
 static URL: LazyLock<Regex> = LazyLock::new(|| {
-    span::pattern(r#"(?i)\b(?P<value>(?:(?:https?|ftp)://|www\.)[a-z0-9][^\s<>"'()\x80-\xff]*[a-z0-9/])"#)
+    span::pattern(r#"(?i)\b(?P<value>(?:(?:https?|ftp)://|www\.)[a-z0-9][!#-&*-;=?-~]*[a-z0-9/])"#)
 });
 
 pub(crate) fn find(text: &str, out: &mut Vec<Span>) {
