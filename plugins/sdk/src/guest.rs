@@ -32,21 +32,21 @@ pub mod scorer {
     wit_bindgen::generate!({ path: "wit", world: "scorer", pub_export_macro: true });
 }
 
-use cleaner::exports::cloister::plugin::{cleaning, types as cleaner_types};
-use scorer::exports::cloister::plugin::{scoring, types as scorer_types};
+use cleaner::exports::cloister::plugin::cleaning;
+use scorer::exports::cloister::plugin::scoring;
 
 /// Gives `P` the shape of the `cleaner` world.
 pub struct CleanerAdapter<P>(PhantomData<P>);
 
 impl<P: Cleaner> cleaning::Guest for CleanerAdapter<P> {
-    fn describe() -> cleaner_types::Description {
+    fn describe() -> cleaning::Description {
         let Description {
             name,
             version,
             summary,
             gives,
         } = P::describe();
-        cleaner_types::Description {
+        cleaning::Description {
             name,
             version,
             summary,
@@ -54,7 +54,7 @@ impl<P: Cleaner> cleaning::Guest for CleanerAdapter<P> {
         }
     }
 
-    fn clean(messages: Vec<cleaner_types::Message>) -> cleaning::Outcome {
+    fn clean(messages: Vec<cleaning::Message>) -> cleaning::Outcome {
         let messages = messages
             .into_iter()
             .map(|m| Message::new(m.role, m.content))
@@ -69,15 +69,15 @@ impl<P: Cleaner> cleaning::Guest for CleanerAdapter<P> {
     }
 }
 
-fn lower_message(message: Message) -> cleaner_types::Message {
-    cleaner_types::Message {
+fn lower_message(message: Message) -> cleaning::Message {
+    cleaning::Message {
         role: message.role,
         content: message.content,
     }
 }
 
-fn lower_finding(finding: Finding) -> cleaner_types::Finding {
-    cleaner_types::Finding {
+fn lower_finding(finding: Finding) -> cleaning::Finding {
+    cleaning::Finding {
         kind: finding.kind,
         message: finding.message,
         start: finding.start,
@@ -90,14 +90,14 @@ fn lower_finding(finding: Finding) -> cleaner_types::Finding {
 pub struct ScorerAdapter<P>(PhantomData<P>);
 
 impl<P: Scorer> scoring::Guest for ScorerAdapter<P> {
-    fn describe() -> scorer_types::Description {
+    fn describe() -> scoring::Description {
         let Description {
             name,
             version,
             summary,
             gives,
         } = P::describe();
-        scorer_types::Description {
+        scoring::Description {
             name,
             version,
             summary,
@@ -105,7 +105,7 @@ impl<P: Scorer> scoring::Guest for ScorerAdapter<P> {
         }
     }
 
-    fn score(messages: Vec<scorer_types::Message>) -> scoring::Scores {
+    fn score(messages: Vec<scoring::Message>) -> scoring::Scores {
         let messages: Vec<Message> = messages
             .into_iter()
             .map(|m| Message::new(m.role, m.content))
@@ -117,7 +117,7 @@ impl<P: Scorer> scoring::Guest for ScorerAdapter<P> {
         scoring::Scores {
             scores: scores
                 .into_iter()
-                .map(|(name, value)| scoring::Score { name, value })
+                .map(|(name, value)| scoring::NamedScore { name, value })
                 .collect(),
             fingerprint,
         }
