@@ -65,7 +65,7 @@ fn hoard() -> Outcome {
 /// An answer far larger than any record.
 fn flood(mut messages: Vec<Message>) -> Outcome {
     for message in &mut messages {
-        message.content = "x".repeat(32 << 20);
+        message.content = "x".repeat(12 << 20);
     }
     kept(messages)
 }
