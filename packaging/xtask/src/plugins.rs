@@ -36,19 +36,19 @@ struct Guest {
 
 /// A component on disk.
 #[derive(Debug, Clone)]
-pub(crate) struct BuiltPlugin {
+pub struct BuiltPlugin {
     /// The package, the file's stem and the manifest's name.
-    pub(crate) name: String,
+    pub name: String,
     /// `NAME.wasm`.
-    pub(crate) component: PathBuf,
+    pub component: PathBuf,
     /// `NAME.toml`.
-    pub(crate) manifest: PathBuf,
+    pub manifest: PathBuf,
     /// Whether it belongs into a package; test guests do not.
-    pub(crate) ships: bool,
+    pub ships: bool,
 }
 
 /// Builds every guest of the workspace at `root`; what is up to date is left alone.
-pub(crate) fn build(root: &Path) -> Result<Vec<BuiltPlugin>> {
+pub fn build(root: &Path) -> Result<Vec<BuiltPlugin>> {
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
     let target = root.join(target); // an absolute path stays as it is
     let guests = target.join("plugins-build");
@@ -85,8 +85,7 @@ impl Toolchain {
         };
         cargo.current_dir(root).env("CARGO_TARGET_DIR", target);
         // Cargo sets these for the xtask process; they describe the host's toolchain, not the guests'.
-        for inherited in
-            ["RUSTC", "RUSTDOC", "RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "RUSTUP_TOOLCHAIN", "RUSTC_WRAPPER"]
+        for inherited in ["RUSTC", "RUSTDOC", "RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "RUSTUP_TOOLCHAIN", "RUSTC_WRAPPER"]
         {
             cargo.env_remove(inherited);
         }
@@ -164,7 +163,8 @@ fn componentise(guest: &Guest, version: &str, modules: &Path, out: &Path) -> Res
     write(&plugin.component, &component)?;
     let digest = sha256(&plugin.component)?;
     let Guest { name, world, .. } = guest;
-    let manifest = format!("name = \"{name}\"\nversion = \"{version}\"\nworld = \"{world}\"\nsha256 = \"{digest}\"\n");
+    let manifest =
+        format!("name = \"{name}\"\nversion = \"{version}\"\nworld = \"{world}\"\nsha256 = \"{digest}\"\n");
     // Last, because its time says that the component is complete.
     write(&plugin.manifest, manifest.as_bytes())?;
     Ok(plugin)
