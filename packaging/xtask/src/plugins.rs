@@ -17,6 +17,8 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use wit_component::ComponentEncoder;
 
+use crate::tools;
+
 /// Every guest: package, world, and whether it ships. What does not ship is for the sandbox's tests.
 const GUESTS: [Guest; 3] = [
     Guest { name: "redact", world: "cleaner", ships: true },
@@ -36,19 +38,19 @@ struct Guest {
 
 /// A component on disk.
 #[derive(Debug, Clone)]
-pub struct BuiltPlugin {
+pub(crate) struct BuiltPlugin {
     /// The package, the file's stem and the manifest's name.
-    pub name: String,
+    pub(crate) name: String,
     /// `NAME.wasm`.
-    pub component: PathBuf,
+    pub(crate) component: PathBuf,
     /// `NAME.toml`.
-    pub manifest: PathBuf,
+    pub(crate) manifest: PathBuf,
     /// Whether it belongs into a package; test guests do not.
-    pub ships: bool,
+    pub(crate) ships: bool,
 }
 
 /// Builds every guest of the workspace at `root`; what is up to date is left alone.
-pub fn build(root: &Path) -> Result<Vec<BuiltPlugin>> {
+pub(crate) fn build(root: &Path) -> Result<Vec<BuiltPlugin>> {
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
     let target = root.join(target); // an absolute path stays as it is
     let guests = target.join("plugins-build");
@@ -72,9 +74,9 @@ impl Toolchain {
         if has_target("rustc")? {
             return Ok(Self::Ours);
         }
-        if !debian_is_installed() {
-            install_debian()?;
-        }
+        tools::require(&DEBIAN_PACKAGES, debian_is_installed).with_context(|| {
+            format!("plugins need a WebAssembly standard library: `rustup target add {TARGET}` brings one as well")
+        })?;
         Ok(Self::Debian)
     }
 
@@ -85,7 +87,8 @@ impl Toolchain {
         };
         cargo.current_dir(root).env("CARGO_TARGET_DIR", target);
         // Cargo sets these for the xtask process; they describe the host's toolchain, not the guests'.
-        for inherited in ["RUSTC", "RUSTDOC", "RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "RUSTUP_TOOLCHAIN", "RUSTC_WRAPPER"]
+        for inherited in
+            ["RUSTC", "RUSTDOC", "RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "RUSTUP_TOOLCHAIN", "RUSTC_WRAPPER"]
         {
             cargo.env_remove(inherited);
         }
@@ -124,29 +127,6 @@ fn debian_is_installed() -> bool {
     source && Path::new(DEBIAN_CARGO).exists() && Command::new("rust-lld").arg("--version").output().is_ok()
 }
 
-fn install_debian() -> Result<()> {
-    let packages = DEBIAN_PACKAGES.join(" ");
-    let remedy = format!(
-        "plugins need a WebAssembly standard library: `rustup target add {TARGET}`, \
-         or on Debian 12 as root `apt-get install {packages}`"
-    );
-    ensure!(is_root() && Path::new("/usr/bin/apt-get").exists(), "{remedy}");
-    eprintln!("plugins: no {TARGET} library here; running `apt-get install -y {packages}`");
-    let status = Command::new("/usr/bin/apt-get")
-        .args(["install", "-y", "--no-install-recommends"])
-        .args(DEBIAN_PACKAGES)
-        .env("DEBIAN_FRONTEND", "noninteractive")
-        .status();
-    ensure!(status.is_ok_and(|status| status.success()) && debian_is_installed(), "apt-get failed; {remedy}");
-    Ok(())
-}
-
-/// Root owns what root runs: the owner of our own `/proc` entry is our effective user.
-fn is_root() -> bool {
-    use std::os::unix::fs::MetadataExt;
-    fs::metadata("/proc/self").is_ok_and(|entry| entry.uid() == 0)
-}
-
 fn componentise(guest: &Guest, version: &str, modules: &Path, out: &Path) -> Result<BuiltPlugin> {
     let module = modules.join(format!("{}.wasm", guest.name));
     let plugin = BuiltPlugin {
@@ -163,8 +143,7 @@ fn componentise(guest: &Guest, version: &str, modules: &Path, out: &Path) -> Res
     write(&plugin.component, &component)?;
     let digest = sha256(&plugin.component)?;
     let Guest { name, world, .. } = guest;
-    let manifest =
-        format!("name = \"{name}\"\nversion = \"{version}\"\nworld = \"{world}\"\nsha256 = \"{digest}\"\n");
+    let manifest = format!("name = \"{name}\"\nversion = \"{version}\"\nworld = \"{world}\"\nsha256 = \"{digest}\"\n");
     // Last, because its time says that the component is complete.
     write(&plugin.manifest, manifest.as_bytes())?;
     Ok(plugin)
