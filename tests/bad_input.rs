@@ -143,7 +143,7 @@ fn a_second_daemon_on_the_same_folder_ends_at_once() {
     assert!(said.contains(&kit::path(&kit.state())), "it does not say which folder is taken: {said}");
     kit.ok("alice", &["status"]);
     // Nor does a second `init` make new keys over the old.
-    let output = kit.cloisterd().args(["init", "--administrator", "eve"]).output().unwrap();
+    let output = kit.cloisterd().args(["init", "--admin", "eve"]).output().unwrap();
     assert!(!output.status.success());
     kit.ok("alice", &["status"]);
 }

@@ -4,8 +4,7 @@
 //! to the binaries only: nothing of the daemon is linked. The daemon never outlives its `Appliance`.
 
 use std::fs::{self, File};
-use std::io::{Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -44,10 +43,13 @@ impl Appliance {
             socket: socket_path(folder)?,
             daemon: None,
         };
-        write_secret(&appliance.credential(), &random_bytes(32)?)?;
         fs::write(appliance.config(), appliance.configuration(extra))?;
         let mut init = appliance.cloisterd();
-        init.args(["init", "--administrator", ADMINISTRATOR, "--identity"]).arg(appliance.identity(ADMINISTRATOR));
+        init.args(["init", "--admin", ADMINISTRATOR, "--identity-out"]).arg(appliance.identity(ADMINISTRATOR));
+        init.arg("--credential").arg(appliance.credential());
+        if rustix::process::geteuid().is_root() {
+            init.args(["--service-user", "root"]);
+        }
         let output = init.output().context("cannot start `cloisterd init`")?;
         if !output.status.success() {
             bail!("`cloisterd init` failed: {}", text(&output.stderr).trim());
@@ -266,14 +268,6 @@ fn random_bytes(count: usize) -> Result<Vec<u8>> {
     let mut bytes = vec![0; count];
     File::open("/dev/urandom")?.read_exact(&mut bytes)?;
     Ok(bytes)
-}
-
-/// For the owner's eyes, from its first byte on.
-fn write_secret(path: &Path, content: &[u8]) -> Result<()> {
-    let mut options = File::options();
-    options.write(true).create_new(true).mode(0o600);
-    let mut file = options.open(path).with_context(|| format!("cannot create `{}`", path.display()))?;
-    file.write_all(content).with_context(|| format!("cannot write `{}`", path.display()))
 }
 
 /// A TOML basic string; JSON's escapes are TOML's.
