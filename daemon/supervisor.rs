@@ -365,7 +365,7 @@ fn work(a: &Appliance, who: &Principal, job: &Job, control: &Reporter) -> Result
     match &job.work {
         Work::Clean { dataset, spec } => {
             let _reserved = a.reserve("dataset", dataset)?;
-            let entry = a.catalog.get(dataset)?.ok_or_else(|| Error::not_found("dataset", dataset))?;
+            let entry = a.catalog.find(dataset)?.ok_or_else(|| Error::not_found("dataset", dataset))?;
             let clean = clean::clean(a, &ingest::RawSet::of(entry)?, spec, control)?;
             match check::for_sealing(a, who, &clean) {
                 Ok(clearance) => seal::seal(a, clean, &clearance).map(|_| ()),
@@ -382,7 +382,7 @@ fn work(a: &Appliance, who: &Principal, job: &Job, control: &Reporter) -> Result
 
 /// A finished run needs its checkpoint no more.
 fn forget_checkpoint(a: &Appliance, job: &Job) -> Result<()> {
-    let entry = a.catalog.get::<Job>(&job.id)?.and_then(|job| job.checkpoint);
+    let entry = a.catalog.find::<Job>(&job.id)?.and_then(|job| job.checkpoint);
     if let Some(checkpoint) = entry {
         a.vault.remove_object(&checkpoint.object)?;
     }

@@ -23,7 +23,7 @@ pub(super) async fn clean(call: Call, name: &str) -> Result<Response> {
     let (opened, who, dataset) = (call.house.opened()?, call.who, name.to_owned());
     submit(opened, who, move |opened, who| {
         let a = &opened.appliance;
-        let entry = a.catalog.get::<wire::Dataset>(&dataset)?.ok_or_else(|| Error::not_found("dataset", &dataset))?;
+        let entry = a.catalog.find::<wire::Dataset>(&dataset)?.ok_or_else(|| Error::not_found("dataset", &dataset))?;
         let act = Act::new(Action::CleanDataset, dataset_resource(&entry)).details(value!({"plugins": spec.plugins}));
         a.allow(who, &act)?;
         crate::pipeline::ingest::RawSet::of(entry)?;
@@ -156,12 +156,12 @@ async fn controlled(call: Call, id: &str, what: &'static str) -> Result<std::syn
 }
 
 fn job_resource(a: &crate::pipeline::Appliance, job: &Job) -> Result<policy::Resource> {
-    let (kind, dataset) = match &job.work {
-        Work::Clean { dataset, .. } => ("clean", Some(dataset.clone())),
-        Work::Train { recipe } => ("train", Some(recipe.dataset.clone())),
-        Work::Evaluate { .. } => ("evaluate", None),
+    let dataset = match &job.work {
+        Work::Clean { dataset, .. } => Some(dataset),
+        Work::Train { recipe } => Some(&recipe.dataset),
+        Work::Evaluate { .. } => None,
     };
-    let dataset = dataset.map(|name| a.catalog.get::<wire::Dataset>(&name)).transpose()?.flatten();
-    let label = dataset.map_or(policy::Label::Phi, |dataset| crate::pipeline::check::label(dataset.label));
-    Ok(policy::Resource::Job(policy::Job { id: job.id.clone(), kind: kind.into(), label, started_by: job.principal.clone() }))
+    let dataset = dataset.map(|name| a.catalog.find::<wire::Dataset>(name)).transpose()?.flatten();
+    let label = dataset.map_or(wire::Label::Phi, |dataset| dataset.label);
+    Ok(policy::Resource::Job(policy::Job::new(job, label)))
 }

@@ -214,6 +214,12 @@ impl Storage for Faulty {
         self.disk.list(path)
     }
 
+    // Only folders of public weights are removed; a crash may leave or take them, both are swept.
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        self.whole(false)?;
+        self.disk.remove_dir(path)
+    }
+
     fn remove(&self, path: &Path) -> io::Result<()> {
         self.whole(false)?;
         let bytes = fs::read(path)?;

@@ -38,6 +38,8 @@ pub trait Storage: Debug + Send + Sync {
     fn list(&self, path: &Path) -> io::Result<Vec<Entry>>;
     /// Removes a file.
     fn remove(&self, path: &Path) -> io::Result<()>;
+    /// Removes an empty folder.
+    fn remove_dir(&self, path: &Path) -> io::Result<()>;
     /// Cuts a file to `length` bytes, durably.
     fn truncate(&self, path: &Path, length: u64) -> io::Result<()>;
     /// Writes zeros over a file's bytes where they lie, durably.
@@ -127,6 +129,10 @@ impl Storage for Disk {
 
     fn remove(&self, path: &Path) -> io::Result<()> {
         fs::remove_file(path)
+    }
+
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        fs::remove_dir(path)
     }
 
     fn truncate(&self, path: &Path, length: u64) -> io::Result<()> {
