@@ -203,7 +203,7 @@ pub struct FileDigest {
 }
 
 /// How confidential records are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Label {
     /// May be known to all.
@@ -212,7 +212,8 @@ pub enum Label {
     Internal,
     /// Attorney–client privilege.
     Privileged,
-    /// Protected health information.
+    /// Protected health information; also what is assumed of data that says nothing.
+    #[default]
     Phi,
 }
 
