@@ -1,0 +1,22 @@
+//! Other numbers that identify a person, after a cue: driver's licences,
+//! passports, policies, accounts, members, device serial numbers.
+
+use std::sync::LazyLock;
+
+use regex::Regex;
+
+use crate::span::{self, Kind, Span};
+
+static IDENTIFIER: LazyLock<Regex> = LazyLock::new(|| {
+    span::pattern(concat!(
+        r"(?i)\b(?:licen[cs]e|passport|policy|account|acct\.?|member(?:ship)?|insurance|beneficiary|group|serial|medicare|medicaid|npi|dea)",
+        r"(?: (?:number|no\.?|id|#))?\s*(?:[:#=]|is|was)*\s*#?(?P<value>[a-z]{0,4}-?[0-9][a-z0-9]*(?:-[a-z0-9]+)*)\b",
+    ))
+});
+
+pub(crate) fn find(text: &str, out: &mut Vec<Span>) {
+    if span::has_digits(text, 6) {
+        let accept = |value: &str| span::digits(value).count() >= 6;
+        span::collect(&IDENTIFIER, text, Kind::Id, accept, out);
+    }
+}
