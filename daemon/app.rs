@@ -22,7 +22,6 @@ use crate::audit::AuditLog;
 use crate::catalog::Catalog;
 use crate::config::{Config, Unseal};
 use crate::error::{Error, Result};
-use crate::harden::StateDir;
 use crate::notify;
 use crate::pipeline::serve::{Begun, Serving};
 use crate::pipeline::{Appliance, Parts, models};
@@ -35,7 +34,6 @@ const MAX_USERS: u64 = 16 << 20;
 
 /// Runs the daemon until `shutdown` says true; `reload` reads the policies anew.
 pub async fn run(config: Config, shutdown: watch::Receiver<bool>, mut reload: mpsc::Receiver<()>) -> anyhow::Result<()> {
-    let _state = StateDir::lock(&config.state_dir)?;
     let storage = storage_from_environment()?;
     // A policy that does not load is told now, not when somebody unseals.
     load_policy(&config).context("the policies do not load")?;
@@ -59,11 +57,16 @@ pub async fn run(config: Config, shutdown: watch::Receiver<bool>, mut reload: mp
             notify::ready();
         }
     });
-    listener::serve(socket, door, shutdown).await;
+    // The door lets running requests end while jobs write their checkpoints: neither waits for the other.
+    let mut stopping = shutdown.clone();
+    tokio::join!(listener::serve(socket, door, shutdown), async {
+        // An error means that the sender is gone, which asks to stop just as well.
+        let _ = stopping.wait_for(|stop| *stop).await;
+        notify::stopping(config.shutdown_timeout);
+        stop(&config, &house).await;
+    });
     watchdog.abort();
     reloading.abort();
-    notify::stopping(config.shutdown_timeout);
-    stop(&config, &house).await;
     Ok(())
 }
 

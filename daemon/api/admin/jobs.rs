@@ -102,6 +102,11 @@ struct Follow {
 }
 
 impl Follow {
+    /// Whether nothing will come: it rests, or the daemon stops and it has stopped.
+    fn no_more(&self, job: &Job) -> bool {
+        job.state.at_rest() || (self.opened.supervisor.draining() && job.state != wire::JobState::Running)
+    }
+
     async fn next(&mut self) -> Option<std::result::Result<Bytes, std::convert::Infallible>> {
         if let Some(job) = self.first.take() {
             return Some(line(&JobEvent::Job(Box::new(job))));
@@ -109,14 +114,14 @@ impl Follow {
         while !self.ended {
             match self.watch.recv().await {
                 Ok((id, event)) if id == self.id => {
-                    self.ended = matches!(&event, JobEvent::Job(job) if job.state.at_rest());
+                    self.ended = matches!(&event, JobEvent::Job(job) if self.no_more(job));
                     return Some(line(&event));
                 }
                 Ok(_) => {}
                 // Too slow for every step: go on from how it stands now.
                 Err(RecvError::Lagged(_)) => {
                     let job = self.opened.supervisor.find(&self.id).await.ok()?;
-                    self.ended = job.state.at_rest();
+                    self.ended = self.no_more(&job);
                     return Some(line(&JobEvent::Job(Box::new(job))));
                 }
                 Err(RecvError::Closed) => self.ended = true,
