@@ -3,13 +3,13 @@
 //! The door opens at once, sealed or not. Opening the vault brings up everything behind it, in this order: keys,
 //! the audit log (so that whatever follows is logged), the catalog, what a crash left behind, serving, jobs.
 
-use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use anyhow::Context as _;
 use cloister_vault::{RootSource, Storage, Vault, read_small, storage_from_environment, write_atomic};
 use cloister_wire::admin::{Adapter, ApiError, Dataset, Job, Model};
 use cloister_wire::engine::{Prompt, Sampling};
+use time::OffsetDateTime;
 use tokio::sync::{mpsc, watch};
 use warp::Filter;
 
@@ -22,9 +22,8 @@ use crate::audit::AuditLog;
 use crate::catalog::Catalog;
 use crate::config::{Config, Unseal};
 use crate::error::{Error, Result};
-use crate::harden::StateDir;
 use crate::notify;
-use crate::pipeline::serve::Serving;
+use crate::pipeline::serve::{Begun, Serving};
 use crate::pipeline::{Appliance, Parts, models};
 use crate::policy::{LoadError, PolicySet};
 use crate::supervisor::Supervisor;
@@ -35,7 +34,6 @@ const MAX_USERS: u64 = 16 << 20;
 
 /// Runs the daemon until `shutdown` says true; `reload` reads the policies anew.
 pub async fn run(config: Config, shutdown: watch::Receiver<bool>, mut reload: mpsc::Receiver<()>) -> anyhow::Result<()> {
-    let _state = StateDir::lock(&config.state_dir)?;
     let storage = storage_from_environment()?;
     // A policy that does not load is told now, not when somebody unseals.
     load_policy(&config).context("the policies do not load")?;
@@ -47,7 +45,7 @@ pub async fn run(config: Config, shutdown: watch::Receiver<bool>, mut reload: mp
         log::info!("the vault is sealed; an administrator opens it with `cloister unseal`");
     }
     let door = door(&config, &*storage, &house)?;
-    let socket = listener::socket::listen(&config.door)?;
+    let (socket, _socket_file) = listener::socket::open(&config.door)?;
     notify::ready();
     let health = house.clone();
     let watchdog = tokio::spawn(notify::watchdog(move || healthy(health.clone())));
@@ -59,11 +57,16 @@ pub async fn run(config: Config, shutdown: watch::Receiver<bool>, mut reload: mp
             notify::ready();
         }
     });
-    listener::serve(socket, door, shutdown).await;
+    // The door lets running requests end while jobs write their checkpoints: neither waits for the other.
+    let mut stopping = shutdown.clone();
+    tokio::join!(listener::serve(socket, door, shutdown), async {
+        // An error means that the sender is gone, which asks to stop just as well.
+        let _ = stopping.wait_for(|stop| *stop).await;
+        notify::stopping(config.shutdown_timeout);
+        stop(&config, &house).await;
+    });
     watchdog.abort();
     reloading.abort();
-    notify::stopping(config.shutdown_timeout);
-    stop(&config, &house).await;
     Ok(())
 }
 
@@ -74,8 +77,8 @@ async fn stop(config: &Config, house: &House) {
         log::warn!("jobs did not stop in time; they go on from their last checkpoints");
     }
     opened.serving.stop();
-    if let Err(error) = opened.appliance.audit.checkpoint() {
-        log::error!("the audit log's last checkpoint was not written: {error}");
+    if let Err(error) = opened.appliance.audit.close(OffsetDateTime::now_utc()) {
+        log::error!("the audit log was not closed: {error}");
     }
 }
 
@@ -105,8 +108,8 @@ fn parts(config: &Config, storage: Arc<dyn Storage>) -> anyhow::Result<HousePart
 fn open(config: &Config, storage: Arc<dyn Storage>, users: Arc<RwLock<Registry>>, source: &RootSource) -> Result<Opened> {
     let vault = Vault::open(storage, &config.state_dir, source)?;
     vault.sweep()?;
-    let audit = AuditLog::open(&vault)?;
-    let catalog = Catalog::open(&vault)?;
+    let audit = AuditLog::open(&vault, OffsetDateTime::now_utc())?;
+    let catalog = Catalog::open(vault.clone())?;
     let policy = load_policy(config).map_err(|error| Error::failed(error.to_string()))?;
     let appliance = Arc::new(Appliance::new(Parts {
         vault,
@@ -149,7 +152,7 @@ fn tidy(a: &Appliance) -> Result<()> {
     for folder in [&a.models, &a.plugins] {
         a.vault.storage().create_dir(folder).map_err(|error| Error::failed(error.to_string()))?;
     }
-    if !a.catalog.set_aside().is_empty() {
+    if !a.catalog.damaged().is_empty() {
         log::error!("the catalog has unreadable entries; `cloister doctor` names them, and nothing is tidied up");
         return Ok(());
     }
@@ -159,7 +162,7 @@ fn tidy(a: &Appliance) -> Result<()> {
     named.extend(a.catalog.list::<Job>()?.into_iter().filter_map(|job| job.checkpoint));
     let removed = a.vault.remove_unlisted(named.iter().map(|object| object.object.as_str()))?;
     let mut shredded = 0;
-    for (id, _) in a.vault.list_keys()?.readable {
+    for (id, _) in a.vault.list_keys()?.open {
         if !named.iter().any(|object| object.key == id.as_str()) {
             a.vault.shred(&id)?;
             shredded += 1;
@@ -177,7 +180,7 @@ fn tidy(a: &Appliance) -> Result<()> {
 
 /// The policies in force: the schema and the files of the regimes that the configuration names.
 fn load_policy(config: &Config) -> std::result::Result<PolicySet, LoadError> {
-    PolicySet::load(&config.policy.dir, &config.policy.regimes)
+    PolicySet::load_regimes(&config.policy.dir, &config.policy.regimes)
 }
 
 fn reload_policy(config: &Config, house: &House) {
@@ -252,33 +255,33 @@ impl Inference for Answers {
         let opened = self.house.opened().map_err(ApiError::from)?;
         let (who, model) = (who.clone(), model.to_owned());
         let begun = tokio::task::spawn_blocking(move || {
-            let completion = opened.serving.generate(&opened.appliance, &who, &model, prompt, sampling)?;
-            Ok::<_, Error>(completion)
+            opened.serving.generate(&opened.appliance, &who, &model, prompt, sampling)
         });
-        let completion = begun.await.map_err(|error| ApiError::from(Error::failed(error.to_string())))?.map_err(ApiError::from)?;
-        Ok(completion)
+        match begun.await.map_err(|error| ApiError::from(Error::failed(error.to_string())))?.map_err(ApiError::from)? {
+            Begun::Answer(answer) => Ok(Completion {
+                fingerprint: answer.fingerprint.clone(),
+                pieces: answer.pieces,
+                guard: Box::new(answer.guard),
+            }),
+            Begun::QueueFull { waiting } => Err(InferenceError::QueueFull { waiting }),
+        }
     }
 }
 
 fn cards(opened: &Opened, who: &Principal) -> Result<Vec<ModelCard>> {
     let a = &opened.appliance;
     let card = |(name, at): (String, String)| {
-        let adapter = a.catalog.get::<Adapter>(&name)?;
+        let adapter = a.catalog.find::<Adapter>(&name)?;
         let base = adapter.as_ref().map(|adapter| adapter.base.clone());
-        let model = a.catalog.get::<Model>(base.as_ref().unwrap_or(&name))?;
-        let since = time::OffsetDateTime::parse(&at, &time::format_description::well_known::Rfc3339);
+        let model = a.catalog.find::<Model>(base.as_ref().unwrap_or(&name))?;
+        let since = OffsetDateTime::parse(&at, &time::format_description::well_known::Rfc3339);
         Ok(ModelCard {
             id: name,
-            created: since.map_or(0, time::OffsetDateTime::unix_timestamp),
+            created: since.map_or(0, OffsetDateTime::unix_timestamp),
             owned_by: adapter.map_or_else(|| "base".into(), |adapter| adapter.trained_by),
             parent: base,
             max_model_len: model.map(|model| model.info.context),
         })
     };
     opened.serving.names(a, who)?.into_iter().map(card).collect()
-}
-
-/// Where the state folder is expected to be, for messages.
-pub fn is_initialised(dir: &Path) -> bool {
-    dir.join("keyring.json").exists()
 }

@@ -62,6 +62,22 @@ impl Error {
         Self::Api(error)
     }
 
+    /// One word for the audit log.
+    pub fn short(&self) -> &'static str {
+        match self {
+            Self::Lost(_) => "worker-lost",
+            Self::Stopped => "stopped",
+            Self::Api(error) => match error.code {
+                ErrorCode::Failed => "failed",
+                ErrorCode::Invalid => "invalid",
+                ErrorCode::Denied => "denied",
+                ErrorCode::NotFound => "not-found",
+                ErrorCode::Conflict => "conflict",
+                ErrorCode::Unavailable => "unavailable",
+            },
+        }
+    }
+
     /// Adds what to do next.
     #[must_use]
     pub fn remedy(self, remedy: impl Into<String>) -> Self {

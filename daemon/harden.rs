@@ -94,20 +94,28 @@ impl StateDir {
     /// # Errors
     /// `NoStateDir`, `StateDir`, `Locked`, `File`.
     pub fn lock(path: &Path) -> Result<Self, HardenError> {
-        check(path)?;
-        let lock = lock(path)?;
-        Ok(Self { path: path.to_path_buf(), _lock: lock })
+        Self::lock_owned_by(path, &[rustix::process::geteuid().as_raw()])
     }
 
-    /// Makes the folder, 0700, if it is not there; then checks and locks it.
+    /// Makes the folder, 0700, if it is not there; then checks and locks it. It may also belong to
+    /// `owner` already: root makes it for the service's user.
     ///
     /// # Errors
     /// As [`lock`](Self::lock).
-    pub fn create(path: &Path) -> Result<Self, HardenError> {
+    pub fn create(path: &Path, owner: Option<u32>) -> Result<Self, HardenError> {
         match std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path) {
             Err(source) if source.kind() != io::ErrorKind::AlreadyExists => Err(file("make", path, source)),
-            _ => Self::lock(path),
+            _ => {
+                let own = rustix::process::geteuid().as_raw();
+                Self::lock_owned_by(path, &[own, owner.unwrap_or(own)])
+            }
         }
+    }
+
+    fn lock_owned_by(path: &Path, owners: &[u32]) -> Result<Self, HardenError> {
+        check(path, owners)?;
+        let lock = lock(path)?;
+        Ok(Self { path: path.to_path_buf(), _lock: lock })
     }
 
     /// Where it is.
@@ -116,7 +124,7 @@ impl StateDir {
     }
 }
 
-fn check(path: &Path) -> Result<(), HardenError> {
+fn check(path: &Path, owners: &[u32]) -> Result<(), HardenError> {
     // Not followed: a link would let whoever owns it exchange the folder below a running daemon.
     let metadata = match std::fs::symlink_metadata(path) {
         Ok(metadata) => metadata,
@@ -125,11 +133,11 @@ fn check(path: &Path) -> Result<(), HardenError> {
         }
         Err(source) => return Err(file("look at", path, source)),
     };
-    let (uid, mode) = (rustix::process::geteuid().as_raw(), metadata.mode() & 0o7777);
+    let (uid, mode) = (metadata.uid(), metadata.mode() & 0o7777);
     let why = if !metadata.is_dir() {
         "is no folder".to_owned()
-    } else if metadata.uid() != uid {
-        format!("belongs to uid {} and not to uid {uid}, which runs this: chown it", metadata.uid())
+    } else if !owners.contains(&uid) {
+        format!("belongs to uid {uid} and not to uid {}, which runs this: chown it", owners[0])
     } else if mode != 0o700 {
         format!("has mode {mode:04o}, and must be closed to others: chmod 0700")
     } else {
@@ -189,7 +197,7 @@ mod tests {
     fn a_second_daemon_is_told_who_holds_the_folder() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("state");
-        let first = StateDir::create(&path).unwrap();
+        let first = StateDir::create(&path, None).unwrap();
         let error = StateDir::lock(&path).unwrap_err();
         assert!(error.to_string().contains(&std::process::id().to_string()), "{error}");
         drop(first);
@@ -200,7 +208,7 @@ mod tests {
     fn a_folder_open_to_others_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("state");
-        drop(StateDir::create(&path).unwrap());
+        drop(StateDir::create(&path, None).unwrap());
         std::fs::set_permissions(&path, Permissions::from_mode(0o750)).unwrap();
         let error = StateDir::lock(&path).unwrap_err().to_string();
         assert!(error.contains("0750") && error.contains("chmod"), "{error}");
@@ -209,7 +217,7 @@ mod tests {
     #[test]
     fn a_link_to_a_folder_is_refused() {
         let dir = tempfile::tempdir().unwrap();
-        drop(StateDir::create(&dir.path().join("state")).unwrap());
+        drop(StateDir::create(&dir.path().join("state"), None).unwrap());
         std::os::unix::fs::symlink(dir.path().join("state"), dir.path().join("link")).unwrap();
         assert!(matches!(StateDir::lock(&dir.path().join("link")), Err(HardenError::StateDir { .. })));
     }

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use cloister_wire::admin::{Job, JobEvent, JobProgress, JobState, ObjectRef, Work};
 use serde_json::json;
@@ -24,6 +25,7 @@ const EVENTS: usize = 1024;
 pub struct Supervisor {
     events: mpsc::UnboundedSender<Event>,
     watchers: broadcast::Sender<(String, JobEvent)>,
+    draining: Arc<AtomicBool>,
 }
 
 type Reply<T> = oneshot::Sender<Result<T>>;
@@ -54,7 +56,6 @@ struct State {
     handle: Supervisor,
     jobs: BTreeMap<String, Held>,
     next: HashMap<&'static str, u64>,
-    draining: bool,
     /// Whoever waits for the last job to stop.
     drained: Option<oneshot::Sender<()>>,
 }
@@ -63,8 +64,8 @@ impl Supervisor {
     /// Starts the supervisor over what the catalog holds; interrupted jobs go on by themselves.
     pub fn start(appliance: Arc<Appliance>) -> Result<Self> {
         let (events, mut receiver) = mpsc::unbounded_channel();
-        let handle = Self { events, watchers: broadcast::channel(EVENTS).0 };
-        let mut state = State { appliance, handle: handle.clone(), jobs: BTreeMap::new(), next: HashMap::new(), draining: false, drained: None };
+        let handle = Self { events, watchers: broadcast::channel(EVENTS).0, draining: Arc::default() };
+        let mut state = State { appliance, handle: handle.clone(), jobs: BTreeMap::new(), next: HashMap::new(), drained: None };
         state.recall()?;
         state.begin_what_can();
         tokio::spawn(async move {
@@ -116,6 +117,11 @@ impl Supervisor {
     /// What happens to jobs from now on.
     pub fn watch(&self) -> broadcast::Receiver<(String, JobEvent)> {
         self.watchers.subscribe()
+    }
+
+    /// Whether the daemon is stopping.
+    pub fn draining(&self) -> bool {
+        self.draining.load(Ordering::SeqCst)
     }
 
     /// Asks running jobs to stop where they can go on, and waits for them.
@@ -171,7 +177,7 @@ impl State {
     }
 
     fn submit(&mut self, work: Work, principal: String) -> Result<Job> {
-        if self.draining {
+        if self.handle.draining() {
             return Err(gone());
         }
         if let Some(other) = self.jobs.values().find(|held| !held.job.state.at_rest() && same_target(&held.job.work, &work)) {
@@ -272,7 +278,7 @@ impl State {
         }
         // A lost worker's job takes its turn again; one that was stopped waits for the next start.
         let lost = matches!(happening, Happening::WorkerLost { .. });
-        if lost && !self.draining && self.jobs.get(id).is_some_and(|held| held.job.state == JobState::Interrupted) {
+        if lost && !self.handle.draining() && self.jobs.get(id).is_some_and(|held| held.job.state == JobState::Interrupted) {
             log::warn!(job = id; "the worker was lost; the job goes on from its last checkpoint");
             if let Err(error) = self.change(id, &Happening::Resume) {
                 log::error!(job = id; "{error}");
@@ -282,7 +288,7 @@ impl State {
     }
 
     fn drain(&mut self, reply: oneshot::Sender<()>) {
-        self.draining = true;
+        self.handle.draining.store(true, Ordering::SeqCst);
         self.drained = Some(reply);
         for held in self.jobs.values() {
             if let Some(stop) = &held.stop {
@@ -296,13 +302,17 @@ impl State {
         if self.jobs.values().all(|held| held.job.state != JobState::Running)
             && let Some(reply) = self.drained.take()
         {
+            // Watchers hear how each job stands, and that nothing more will come.
+            for (id, held) in &self.jobs {
+                self.tell(id, JobEvent::Job(Box::new(held.job.clone())));
+            }
             // Nobody waits any more when draining took too long.
             let _ = reply.send(());
         }
     }
 
     fn begin_what_can(&mut self) {
-        if self.draining {
+        if self.handle.draining() {
             return;
         }
         for lane in [Lane::Cleaning, Lane::Computing] {
@@ -365,7 +375,7 @@ fn work(a: &Appliance, who: &Principal, job: &Job, control: &Reporter) -> Result
     match &job.work {
         Work::Clean { dataset, spec } => {
             let _reserved = a.reserve("dataset", dataset)?;
-            let entry = a.catalog.get(dataset)?.ok_or_else(|| Error::not_found("dataset", dataset))?;
+            let entry = a.catalog.find(dataset)?.ok_or_else(|| Error::not_found("dataset", dataset))?;
             let clean = clean::clean(a, &ingest::RawSet::of(entry)?, spec, control)?;
             match check::for_sealing(a, who, &clean) {
                 Ok(clearance) => seal::seal(a, clean, &clearance).map(|_| ()),
@@ -382,7 +392,7 @@ fn work(a: &Appliance, who: &Principal, job: &Job, control: &Reporter) -> Result
 
 /// A finished run needs its checkpoint no more.
 fn forget_checkpoint(a: &Appliance, job: &Job) -> Result<()> {
-    let entry = a.catalog.get::<Job>(&job.id)?.and_then(|job| job.checkpoint);
+    let entry = a.catalog.find::<Job>(&job.id)?.and_then(|job| job.checkpoint);
     if let Some(checkpoint) = entry {
         a.vault.remove_object(&checkpoint.object)?;
     }

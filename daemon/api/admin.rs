@@ -3,7 +3,6 @@
 //! A handler reads its input, calls one function of the pipeline on a thread that may block, and answers with what
 //! that returns. What is decided and what is logged is the pipeline's; nothing here knows a rule.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 
 use cloister_wire::admin as wire;
@@ -263,8 +262,8 @@ fn recipe(text: &str) -> Result<Recipe> {
 }
 
 /// Where every route has its last say.
-pub async fn nothing_here() -> std::result::Result<Response, Infallible> {
-    Ok(failure(&ApiError::new(wire::ErrorCode::NotFound, "there is nothing here").remedy("the API is under /admin/v1 and /v1")))
+pub async fn nothing_here() -> Response {
+    failure(&ApiError::new(wire::ErrorCode::NotFound, "there is nothing here").remedy("the API is under /admin/v1 and /v1"))
 }
 
 /// Admission of a training job, then the job.

@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 use bytes::Buf;
 use cloister_wire::admin::{ApiError, ErrorCode};
-use cloister_wire::engine::{FinishReason, Prompt, Sampling};
+use cloister_wire::engine::{Prompt, Sampling};
 use futures_util::Stream;
 use serde::Serialize;
 use tokio::sync::mpsc;
@@ -33,6 +33,7 @@ use warp::Filter;
 use self::error::Failure;
 use self::request::Kind;
 use super::body;
+use crate::pipeline::serve::Piece;
 use crate::access::Principal;
 
 /// What gives answers: the rest of the daemon, seen from here.
@@ -87,24 +88,6 @@ pub struct Completion {
     pub guard: Box<dyn Send>,
     /// What answers, such as the adapter's digest: the same prompt, seed and fingerprint give the same answer.
     pub fingerprint: String,
-}
-
-/// A piece of an answer.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Piece {
-    /// More text, whole characters.
-    Text(String),
-    /// It has ended.
-    Finished {
-        /// Why.
-        reason: FinishReason,
-        /// Tokens read.
-        prompt_tokens: u64,
-        /// Tokens written.
-        completion_tokens: u64,
-    },
-    /// It went wrong.
-    Failed(ApiError),
 }
 
 /// What a request may ask for.

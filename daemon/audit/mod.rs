@@ -36,7 +36,7 @@ mod tests;
 use cloister_vault::VaultError;
 use thiserror::Error;
 
-pub use log::{AuditLog, Intent};
+pub use log::{AuditLog, FOLDER, Intent};
 pub use note::{Head, VerifyingKey};
 pub use proof::Proof;
 pub use record::{Act, Details, Outcome, Phase, Record};

@@ -179,7 +179,7 @@ fn a_log_whose_chain_was_made_again_is_found_by_its_checkpoints() {
     all[80] = all[80].replacen("ada", "bob", 1);
     for it in 81..all.len() {
         let mut record = Record::parse(all[it].as_bytes()).unwrap();
-        record.previous = cloister_vault::hex::encode(super::record::hash(all[it - 1].as_bytes()));
+        record.previous = cloister_vault::hex::encode(record::hash(all[it - 1].as_bytes()));
         all[it] = String::from_utf8(record.to_line().unwrap()).unwrap();
     }
     put_lines(dir.path(), &all);

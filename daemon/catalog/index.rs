@@ -19,6 +19,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 const CACHE_BYTES: u64 = 8 << 20;
 
+#[derive(Debug)]
 pub(super) struct Index {
     /// None where sled would not open; every read then goes to the files.
     db: Option<Db>,

@@ -37,6 +37,7 @@ pub trait Entry: Serialize + DeserializeOwned {
 }
 
 /// The entries, open.
+#[derive(Debug)]
 pub struct Catalog {
     vault: Vault,
     index: Index,

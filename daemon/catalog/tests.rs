@@ -97,6 +97,12 @@ fn entries_are_kept_across_a_restart_and_the_index_agrees() {
 }
 
 #[test]
+fn the_catalog_is_shared_between_threads() {
+    fn shared<T: Send + Sync>() {}
+    shared::<Catalog>();
+}
+
+#[test]
 fn without_the_sled_folder_everything_is_still_listed() {
     let house = House::with_three();
     fs::remove_dir_all(house.dir.path().join("index")).unwrap();
@@ -107,7 +113,8 @@ fn without_the_sled_folder_everything_is_still_listed() {
 
 #[test]
 fn a_corrupt_index_is_corrected_or_rebuilt_and_never_believed() {
-    let damages: [(&str, fn(Vec<u8>) -> Vec<u8>); 4] = [
+    type Damage = fn(Vec<u8>) -> Vec<u8>;
+    let damages: [(&str, Damage); 4] = [
         ("emptied", |_| Vec::new()),
         ("cut", |bytes| bytes[..bytes.len() / 3].to_vec()),
         ("garbled", |bytes| bytes.iter().enumerate().map(|(i, b)| b ^ (i % 251) as u8).collect()),

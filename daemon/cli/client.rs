@@ -61,8 +61,14 @@ pub(crate) struct Client {
 pub(crate) struct Reply<T> {
     /// Understood.
     pub(crate) value: T,
-    /// As it came.
-    pub(crate) json: Value,
+    raw: Bytes,
+}
+
+impl<T> Reply<T> {
+    /// As it came; parsed only when asked for, since an exported adapter is large.
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_slice(&self.raw).unwrap_or(Value::Null)
+    }
 }
 
 impl Client {
@@ -258,16 +264,14 @@ fn json(body: &impl Serialize) -> Result<Content, ApiError> {
 }
 
 async fn read_reply<T: DeserializeOwned>(response: Response<Incoming>) -> Result<Reply<T>, ApiError> {
-    let bytes = response.into_body().collect().await.map_err(|error| cut_off(&error))?.to_bytes();
+    let body = response.into_body().collect().await.map_err(|error| cut_off(&error))?.to_bytes();
     // A success without a body reads as JSON's null.
-    let text: &[u8] = if bytes.is_empty() { b"null" } else { &bytes };
-    let strange = |error: serde_json::Error| {
+    let raw = if body.is_empty() { Bytes::from_static(b"null") } else { body };
+    let value = serde_json::from_slice(&raw).map_err(|error| {
         failed(format!("the daemon's answer is not understood: {error}"))
             .remedy("install `cloister` and `cloisterd` of the same version")
-    };
-    let json: Value = serde_json::from_slice(text).map_err(strange)?;
-    let value = serde_json::from_slice(text).map_err(strange)?;
-    Ok(Reply { value, json })
+    })?;
+    Ok(Reply { value, raw })
 }
 
 /// The daemon's own error, an OpenAI one (under `/v1`), or what the status alone says.
@@ -336,5 +340,7 @@ fn innermost<'a>(error: &'a (dyn Error + 'static)) -> &'a dyn Error {
     error
 }
 
+#[cfg(test)]
+pub(crate) mod door;
 #[cfg(test)]
 mod tests;

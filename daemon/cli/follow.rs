@@ -109,10 +109,10 @@ mod tests {
     use cloister_wire::admin::{CleanSpec, Work};
 
     use super::*;
+    use crate::client::door::{Door, Read, http};
 
-    #[test]
-    fn the_exit_code_is_the_jobs_outcome() {
-        let job = |state| Job {
+    fn job(state: JobState) -> Job {
+        Job {
             id: "clean-0001".into(),
             work: Work::Clean { dataset: "visits".into(), spec: CleanSpec::default() },
             state,
@@ -122,7 +122,45 @@ mod tests {
             checkpoint_step: None,
             checkpoint: None,
             progress: None,
-        };
+        }
+    }
+
+    fn answer(state: JobState) -> String {
+        http("200 OK", &serde_json::to_string(&job(state)).unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_breaks_off_is_taken_up_again() {
+        let door = Door::new();
+        let event = "{\"progress\":{\"records\":{\"done\":1,\"total\":2,\"stage\":\"clean\"}}}\n";
+        // The daemon stops in the middle of the events, is not there once, and then has finished the job.
+        let broken = format!("HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n{event}");
+        let gone = "{\"code\":\"unavailable\",\"message\":\"the vault is sealed\"}";
+        let answers = vec![
+            answer(JobState::Running),
+            broken,
+            http("503 Service Unavailable", gone),
+            http("200 OK", event),
+            answer(JobState::Done),
+        ];
+        let server = door.serve_all(Read::All, answers);
+        let client = Client::new(&door.socket(), &door.identity(&door)).unwrap();
+        assert_eq!(follow(&client, "clean-0001").await.unwrap().value.state, JobState::Done);
+        let requests = server.await.unwrap();
+        assert!(requests[3].starts_with(b"GET /admin/v1/jobs/clean-0001/events "));
+    }
+
+    #[tokio::test]
+    async fn a_job_that_is_not_there_is_not_looked_for_again() {
+        let door = Door::new();
+        let answer = http("404 Not Found", "{\"code\":\"not_found\",\"message\":\"no job `x`\"}");
+        let _server = door.serve_all(Read::All, vec![answer]);
+        let client = Client::new(&door.socket(), &door.identity(&door)).unwrap();
+        assert_eq!(follow(&client, "x").await.unwrap_err().exit_code(), 4);
+    }
+
+    #[test]
+    fn the_exit_code_is_the_jobs_outcome() {
         assert!(outcome(&job(JobState::Done)).is_ok());
         let failed = outcome(&job(JobState::Failed { reason: "nothing is left".into() })).unwrap_err();
         assert_eq!((failed.exit_code(), failed.to_string().as_str()), (1, "job `clean-0001` failed: nothing is left"));

@@ -3,7 +3,7 @@
 use cloister_wire::admin::{Adapter, Approval, ApproveSpec};
 use serde_json::json;
 
-use super::check::{adapter_act, valid_approvers};
+use super::check::{adapter_act, approvers};
 use super::train::find;
 use super::{Appliance, now};
 use crate::access::Principal;
@@ -58,5 +58,5 @@ pub fn approve(a: &Appliance, who: &Principal, name: &str, spec: &ApproveSpec) -
 /// May this adapter be served?
 pub fn release(a: &Appliance, who: &Principal, adapter: &Adapter) -> Result<Release> {
     a.allow(who, &adapter_act(a, Action::Serve, adapter)?)?;
-    Ok(Release { digest: adapter.digest.clone(), approvers: valid_approvers(adapter) })
+    Ok(Release { digest: adapter.digest.clone(), approvers: approvers(adapter) })
 }

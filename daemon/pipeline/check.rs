@@ -1,14 +1,14 @@
 //! Check: policy looks at cleaned records and says whether they may go on. The only mint of [`Clearance`].
 
-use cloister_wire::admin::{Adapter, Check, CheckSpec, Dataset, DatasetState, Explanation, Label};
+use cloister_wire::admin::{Adapter, Check, CheckSpec, Dataset, Deployment, Explanation};
 use serde_json::json;
 
 use super::clean::CleanSet;
 use super::seal::SealedSet;
-use super::{Act, Appliance, facts};
-use crate::access::Principal;
+use super::{Act, Appliance};
+use crate::access::{Principal, distinct_approvers};
 use crate::error::{Error, Result};
-use crate::policy::{self, Action, Request, Resource};
+use crate::policy::{self, Action, Resource};
 
 /// Policy's yes to one set of records, for one act. It vouches for a digest: other records do not match it.
 #[derive(Debug)]
@@ -56,7 +56,7 @@ fn purpose_of(dataset: &Dataset, declared: Option<&str>) -> String {
 
 /// What policy would say to training on a dataset, without doing anything.
 pub fn check(a: &Appliance, who: &Principal, name: &str, spec: &CheckSpec) -> Result<Check> {
-    let dataset = a.catalog.get::<Dataset>(name)?.ok_or_else(|| Error::not_found("dataset", name))?;
+    let dataset = a.catalog.find::<Dataset>(name)?.ok_or_else(|| Error::not_found("dataset", name))?;
     a.allow(who, &Act::new(Action::CheckDataset, dataset_resource(&dataset)))?;
     let act = training(&dataset, spec.purpose.as_deref());
     let explanation = explain(a, who, act);
@@ -65,89 +65,25 @@ pub fn check(a: &Appliance, who: &Principal, name: &str, spec: &CheckSpec) -> Re
 
 /// What policy says to an act of somebody, with the rules and the facts.
 pub fn explain(a: &Appliance, who: &Principal, act: Act) -> Explanation {
-    let request = Request {
-        principal: policy::Principal { name: who.name.clone(), roles: who.roles.clone() },
-        action: act.action,
-        resource: act.resource,
-        facts: act.facts,
-    };
-    let told = a.policy().explain(&request);
-    let facts = told.facts.into_iter().collect();
-    match told.decision {
-        policy::Decision::Allow { rules } => Explanation {
-            allowed: true,
-            reason: format!("permitted by {}", rules.join(", ")),
-            rules,
-            remedy: String::new(),
-            facts,
-        },
-        policy::Decision::Deny(denial) => Explanation {
-            allowed: false,
-            rules: denial.all_rules,
-            reason: denial.reason,
-            remedy: denial.remedy,
-            facts,
-        },
-    }
+    a.policy().explain(&super::request(who, &act)).into()
 }
 
 /// A dataset as policy sees it.
 pub fn dataset_resource(dataset: &Dataset) -> Resource {
-    let cleaning = dataset.cleaning.as_ref();
-    let count = |of: fn(&cloister_wire::admin::Cleaning) -> u64| cleaning.map_or(0, of);
-    Resource::Dataset(policy::Dataset {
-        id: dataset.name.clone(),
-        label: label(dataset.label),
-        purposes: dataset.purposes.clone(),
-        imported_by: dataset.owner.clone(),
-        cleaned: dataset.state == DatasetState::Sealed || cleaning.is_some(),
-        // `redact@0.1.0` is known to the rules as `redact`.
-        plugins: cleaning.iter().flat_map(|c| &c.plugins).map(|p| p.split('@').next().unwrap_or(p).to_owned()).collect(),
-        records: dataset.records_in,
-        records_examined: count(|c| c.examined),
-        records_kept: dataset.records,
-        findings: count(cloister_wire::admin::Cleaning::total_findings),
-        residual_findings: count(|c| c.residual_findings),
-    })
+    Resource::Dataset(dataset.into())
 }
 
-/// An adapter as policy sees it, and the facts that Cedar cannot compute.
+/// An act on an adapter, with the facts that Cedar cannot compute.
 pub fn adapter_act(a: &Appliance, action: Action, adapter: &Adapter) -> Result<Act> {
-    let approvers = valid_approvers(adapter);
-    let evaluation = adapter.evaluation.as_ref().filter(|report| report.adapter_digest == adapter.digest);
-    let resource = Resource::Adapter(policy::Adapter {
-        id: adapter.name.clone(),
-        label: label(adapter.label),
-        purposes: adapter.purposes.clone(),
-        base: adapter.base.clone(),
-        trained_by: adapter.trained_by.clone(),
-        approvers: approvers.iter().cloned().collect(),
-        evaluated: evaluation.is_some(),
-        evaluation_passed: evaluation.is_some_and(|report| report.figures.adapter.loss < report.figures.base.loss),
-        verbatim_answers: None,
-        deployed: a.catalog.get::<cloister_wire::admin::Deployment>(&adapter.name)?.is_some(),
-    });
-    let distinct = approvers.iter().filter(|name| **name != adapter.trained_by).count();
-    let mut act = Act::new(action, resource).details(json!({"digest": adapter.digest}));
-    act.facts = policy::Facts { distinct_approvers: distinct as u64, ..facts() };
+    let deployed = a.catalog.find::<Deployment>(&adapter.name)?.is_some();
+    let mut act = Act::new(action, Resource::Adapter(policy::Adapter::new(adapter, deployed)))
+        .details(json!({"digest": adapter.digest}));
+    act.facts.distinct_approvers = approvers(adapter).len() as u64;
     Ok(act)
 }
 
-/// Who approved the adapter as it is now, each once.
-pub fn valid_approvers(adapter: &Adapter) -> Vec<String> {
-    let mut names: Vec<String> =
-        adapter.approvals.iter().filter(|x| x.adapter_digest == adapter.digest).map(|x| x.principal.clone()).collect();
-    names.sort();
-    names.dedup();
-    names
-}
-
-/// A label as policy knows it.
-pub fn label(label: Label) -> policy::Label {
-    match label {
-        Label::Public => policy::Label::Public,
-        Label::Internal => policy::Label::Internal,
-        Label::Privileged => policy::Label::Privileged,
-        Label::Phi => policy::Label::Phi,
-    }
+/// The different people whose approval of the adapter as it is counts.
+pub fn approvers(adapter: &Adapter) -> Vec<String> {
+    let names = distinct_approvers(&adapter.approvals, &adapter.trained_by, &adapter.digest);
+    names.into_iter().map(str::to_owned).collect()
 }

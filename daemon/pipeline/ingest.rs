@@ -64,7 +64,7 @@ pub fn ingest(a: &Appliance, who: &Principal, name: &str, spec: &ImportSpec, con
         return Err(Error::invalid("a dataset needs at least one purpose").remedy("add `--purpose`, such as `--purpose clinical-notes`"));
     }
     let _reserved = a.reserve("dataset", name)?;
-    if a.catalog.get::<Dataset>(name)?.is_some_and(|d| d.state != DatasetState::Shredded) {
+    if a.catalog.find::<Dataset>(name)?.is_some_and(|d| d.state != DatasetState::Shredded) {
         return Err(Error::conflict(format!("there is a dataset `{name}` already"))
             .remedy(format!("choose another name, or `cloister dataset rm {name}` first")));
     }

@@ -22,7 +22,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::access::{Principal, Registry};
-use crate::audit::{AuditLog, Outcome};
+use crate::audit::{self, AuditLog, Details, Intent, Outcome};
 use crate::catalog::Catalog;
 use crate::error::{Error, Result};
 use crate::policy::{self, Action, Decision, Facts, PolicySet, Request, Resource};
@@ -180,7 +180,8 @@ impl Appliance {
         match self.policy().decide(&request) {
             Decision::Allow { .. } => Ok(()),
             Decision::Deny(denial) => {
-                self.audit.denied(&who.name, act.action.name(), &object_of(&act.resource), &denial.rule, act.details.clone())?;
+                let intent = self.intent(&who.name, act.action.name(), &object_of(&act.resource), act.details.clone())?;
+                intent.outcome(OffsetDateTime::now_utc(), Outcome::Denied { rule: denial.rule.clone() }, Details::new())?;
                 log::info!(principal = who.name.as_str(), action = act.action.name(), rule = denial.rule.as_str(); "denied");
                 Err(Error::denied(&denial))
             }
@@ -205,16 +206,17 @@ impl Appliance {
         details: Value,
         run: impl FnOnce() -> Result<T>,
     ) -> Result<T> {
-        let intent = self.audit.intent(who, action, object, details)?;
+        let intent = self.intent(who, action, object, details)?;
         let result = run();
-        let outcome = match &result {
-            Ok(_) => Outcome::Ok,
-            Err(Error::Stopped) => Outcome::Failed("stopped".into()),
-            Err(error) => Outcome::Failed(error.to_string()),
-        };
+        let outcome = result.as_ref().map_or_else(|error| Outcome::Failed { rule: error.short().into() }, |_| Outcome::Ok);
         log::info!(principal = who, action = action, object = object; "{}", if result.is_ok() { "done" } else { "failed" });
-        intent.outcome(outcome)?;
+        intent.outcome(OffsetDateTime::now_utc(), outcome, Details::new())?;
         result
+    }
+
+    fn intent(&self, who: &str, action: &str, object: &str, details: Value) -> Result<Intent> {
+        let act = audit::Act { principal: who.into(), action: action.into(), object: object.into(), routine: false };
+        Ok(self.audit.intent(OffsetDateTime::now_utc(), act, details_of(details))?)
     }
 
     /// Takes a name so that nobody else changes it at the same time.
@@ -229,7 +231,9 @@ impl Appliance {
     /// The person behind a name, as they are now: a job that goes on later has no more rights than they have then.
     pub fn principal(&self, name: &str) -> Result<Principal> {
         let users = self.users.read().unwrap_or_else(PoisonError::into_inner);
-        users.principal(name).ok_or_else(|| {
+        let roles = users.roles_of(name).cloned();
+        let uid = rustix::process::getuid().as_raw();
+        roles.map(|roles| Principal { name: name.into(), roles, uid }).ok_or_else(|| {
             Error::invalid(format!("`{name}` may no longer come in, so their job does not go on"))
                 .remedy("start it anew as somebody else")
         })
@@ -238,6 +242,14 @@ impl Appliance {
     /// Opens a sealed object.
     pub fn open(&self, object: &ObjectRef) -> Result<cloister_vault::ObjectReader> {
         Ok(self.vault.reader(&object.object, &key_id(&object.key)?)?)
+    }
+}
+
+/// Facts for the audit log: an object's fields; nothing else is worth a fact.
+pub fn details_of(value: Value) -> Details {
+    match value {
+        Value::Object(map) => map,
+        _ => Details::new(),
     }
 }
 

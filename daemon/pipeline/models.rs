@@ -35,7 +35,11 @@ pub fn stage(a: &Appliance, who: &Principal, name: &str, file: &str, mut content
     let storage = a.vault.storage();
     storage.create_dir(&folder).map_err(storage_error)?;
     let path = folder.join(file);
-    let mut out = storage.create(&path).map_err(storage_error)?;
+    match storage.remove(&path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(storage_error(error)),
+        _ => {}
+    }
+    let mut out = storage.create_new(&path).map_err(storage_error)?;
     let mut buffer = vec![0; 1 << 20];
     let copied = loop {
         let read = content.read(&mut buffer).map_err(|error| Error::invalid(format!("the upload of `{file}` broke off: {error}")));
@@ -72,7 +76,7 @@ fn acceptable_file(file: &str) -> Result<()> {
 }
 
 fn must_be_new(a: &Appliance, name: &str) -> Result<()> {
-    if a.catalog.get::<Model>(name)?.is_some() {
+    if a.catalog.find::<Model>(name)?.is_some() {
         return Err(Error::conflict(format!("there is a model `{name}` already"))
             .remedy(format!("choose another name, or `cloister model rm {name}` first")));
     }
@@ -136,7 +140,7 @@ fn open_files(folder: &Path, files: &BTreeMap<String, FileDigest>) -> Result<Vec
 
 /// A model by name.
 pub fn find(a: &Appliance, name: &str) -> Result<Model> {
-    a.catalog.get::<Model>(name)?.ok_or_else(|| Error::not_found("model", name))
+    a.catalog.find::<Model>(name)?.ok_or_else(|| Error::not_found("model", name))
 }
 
 /// Compares every digest again.

@@ -100,7 +100,7 @@ pub fn load(a: &Appliance, plugin: &Plugin) -> Result<Sandbox> {
 /// Shows what a plugin makes of given records.
 pub fn test(a: &Appliance, who: &Principal, name: &str, records: &[Record]) -> Result<PluginTest> {
     a.allow(who, &Act::new(Action::ReadCatalog, appliance()))?;
-    let plugin = a.catalog.get::<Plugin>(name)?.ok_or_else(|| Error::not_found("plugin", name))?;
+    let plugin = a.catalog.find::<Plugin>(name)?.ok_or_else(|| Error::not_found("plugin", name))?;
     let batch = load(a, &plugin)?.run(records)?;
     Ok(PluginTest { outcomes: batch.outcomes, records: batch.kept.into() })
 }
@@ -108,7 +108,7 @@ pub fn test(a: &Appliance, who: &Principal, name: &str, records: &[Record]) -> R
 /// Removes a plugin.
 pub fn remove(a: &Appliance, who: &Principal, name: &str) -> Result<()> {
     let _reserved = a.reserve("plugin", name)?;
-    a.catalog.get::<Plugin>(name)?.ok_or_else(|| Error::not_found("plugin", name))?;
+    a.catalog.find::<Plugin>(name)?.ok_or_else(|| Error::not_found("plugin", name))?;
     let act = Act::new(Action::RemovePlugin, appliance()).details(json!({"plugin": name}));
     a.act(who, act, || {
         a.catalog.remove::<Plugin>(name)?;

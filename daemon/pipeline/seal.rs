@@ -20,7 +20,7 @@ pub struct SealedSet {
 impl SealedSet {
     /// A sealed dataset by name.
     pub fn find(a: &Appliance, name: &str) -> Result<Self> {
-        Self::of(a.catalog.get::<Dataset>(name)?.ok_or_else(|| Error::not_found("dataset", name))?)
+        Self::of(a.catalog.find::<Dataset>(name)?.ok_or_else(|| Error::not_found("dataset", name))?)
     }
 
     /// A dataset's sealed records.
@@ -74,7 +74,7 @@ pub fn destroy(a: &Appliance, object: &ObjectRef) -> Result<()> {
 /// Shreds a dataset: its keys are destroyed, so that every copy of its objects is unreadable.
 pub fn shred(a: &Appliance, who: &Principal, name: &str) -> Result<Shredded> {
     let _reserved = a.reserve("dataset", name)?;
-    let mut dataset = a.catalog.get::<Dataset>(name)?.ok_or_else(|| Error::not_found("dataset", name))?;
+    let mut dataset = a.catalog.find::<Dataset>(name)?.ok_or_else(|| Error::not_found("dataset", name))?;
     let Some(object) = dataset.object.take() else {
         return Err(Error::not_found("dataset", name).remedy("its keys were destroyed already"));
     };

@@ -12,15 +12,16 @@ use std::time::Duration;
 use cloister_wire::admin::{Adapter, ApiError, Deployment, ErrorCode, Model};
 use cloister_wire::engine::{FinishReason, FromEngine, Generate, Prompt, Sampling, ToEngine};
 use serde_json::json;
+use time::OffsetDateTime;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 use super::approve::{Release, release};
 use super::check::adapter_act;
 use super::evaluate::{how_trained, other_base};
 use super::train::find;
-use super::{Act, Appliance, facts, models, now, object_of};
+use super::{Act, Appliance, details_of, facts, models, now, object_of};
 use crate::access::Principal;
-use crate::audit::{Intent, Outcome};
+use crate::audit::{self, Intent, Outcome};
 use crate::error::{Error, Result};
 use crate::policy::{self, Action, Resource};
 use crate::workers::engine::{Engine, Remote};
@@ -48,9 +49,23 @@ pub enum Piece {
     Failed(ApiError),
 }
 
+/// What became of a request for an answer.
+#[derive(Debug)]
+pub enum Begun {
+    /// It is being written.
+    Answer(Answering),
+    /// As many as may are being written already.
+    QueueFull {
+        /// So many.
+        waiting: usize,
+    },
+}
+
 /// An answer that is being written. Dropped, it is cancelled.
 #[derive(Debug)]
-pub struct Completion {
+pub struct Answering {
+    /// What answers: the same prompt, seed and fingerprint give the same answer.
+    pub fingerprint: String,
     /// What comes.
     pub pieces: Receiver<Piece>,
     /// Cancels when dropped.
@@ -153,7 +168,7 @@ impl Serving {
     /// Takes an adapter out of service.
     pub fn undeploy(&self, a: &Appliance, who: &Principal, name: &str) -> Result<()> {
         let _reserved = a.reserve("adapter", name)?;
-        let deployment = a.catalog.get::<Deployment>(name)?.ok_or_else(|| Error::not_found("deployment", name))?;
+        let deployment = a.catalog.find::<Deployment>(name)?.ok_or_else(|| Error::not_found("deployment", name))?;
         let adapter = find(a, name)?;
         a.act(who, adapter_act(a, Action::Undeploy, &adapter)?, || {
             a.catalog.remove::<Deployment>(name)?;
@@ -224,8 +239,8 @@ impl Serving {
     /// Begins an answer.
     ///
     /// # Errors
-    /// `NotFound` for a name that is not served, `Denied`, `Unavailable` when the queue is full or the log is.
-    pub fn generate(&self, a: &Appliance, who: &Principal, name: &str, prompt: Prompt, sampling: Sampling) -> Result<Completion> {
+    /// `NotFound` for a name that is not served, `Denied`, `Unavailable` when the log is full.
+    pub fn generate(&self, a: &Appliance, who: &Principal, name: &str, prompt: Prompt, sampling: Sampling) -> Result<Begun> {
         let (base_name, act, adapter) = {
             let (adapter, act) = target(a, name)?;
             let base = adapter.as_ref().map_or(name, |adapter| adapter.base.as_str()).to_owned();
@@ -239,14 +254,22 @@ impl Serving {
         let adapter_id = {
             let mut state = locked(&base.state);
             if state.answers.len() >= self.most {
-                return Err(queue_full());
+                return Ok(Begun::QueueFull { waiting: state.answers.len() });
             }
-            let intent = a.audit.intent(&who.name, Action::Infer.name(), &object_of(&act.resource), details)?;
+            let asked = audit::Act {
+                principal: who.name.clone(),
+                action: Action::Infer.name().into(),
+                object: object_of(&act.resource),
+                routine: true,
+            };
+            let intent = a.audit.intent(OffsetDateTime::now_utc(), asked, details_of(details))?;
             state.answers.insert(id, Answer { pieces, intent: Some(intent) });
             adapter.as_ref().and_then(|adapter| state.adapters.get(&adapter.name).cloned())
         };
         base.engine.send(&ToEngine::Generate(Generate { id, adapter: adapter_id, prompt, sampling }))?;
-        Ok(Completion { pieces: receiver, guard: Cancel { engine: base.engine.clone(), id } })
+        let fingerprint = adapter.map_or_else(|| base_name.clone(), |adapter| adapter.digest);
+        let guard = Cancel { engine: base.engine.clone(), id };
+        Ok(Begun::Answer(Answering { fingerprint, pieces: receiver, guard }))
     }
 
     /// The engine that answers; brought back when it had died.
@@ -273,14 +296,9 @@ impl Serving {
     }
 }
 
-/// A full queue is told apart by its code in the OpenAI API.
-fn queue_full() -> Error {
-    Error::unavailable("too many answers are being written; the queue is full").remedy("ask again in a moment")
-}
-
 /// The adapter of a served name (none for a base alone), and the question that policy answers.
 fn target(a: &Appliance, name: &str) -> Result<(Option<Adapter>, Act)> {
-    if a.catalog.get::<Deployment>(name)?.is_some() {
+    if a.catalog.find::<Deployment>(name)?.is_some() {
         let adapter = find(a, name)?;
         let act = adapter_act(a, Action::Infer, &adapter)?;
         return Ok((Some(adapter), act));
@@ -329,7 +347,7 @@ impl Base {
         state.waiting.clear();
         let lost = ApiError::new(ErrorCode::Unavailable, "the engine was lost while it answered").remedy("ask again");
         for (_, answer) in std::mem::take(&mut state.answers) {
-            answer.end(Piece::Failed(lost.clone()), Outcome::Failed("the engine was lost".into()));
+            answer.end(Piece::Failed(lost.clone()), failed("worker-lost"));
         }
     }
 
@@ -351,7 +369,7 @@ impl Base {
             FromEngine::Refused { id, reason } => {
                 if let Some(answer) = state.answers.remove(&id) {
                     let error = ApiError::new(ErrorCode::Invalid, reason);
-                    answer.end(Piece::Failed(error.clone()), Outcome::Failed(error.message));
+                    answer.end(Piece::Failed(error), failed("refused"));
                 }
             }
             FromEngine::AdapterReady { adapter } => tell(&mut state, &adapter, Ok(())),
@@ -359,6 +377,10 @@ impl Base {
             _ => log::warn!("a serving engine said something out of turn"),
         }
     }
+}
+
+fn failed(why: &str) -> Outcome {
+    Outcome::Failed { rule: why.into() }
 }
 
 fn tell(state: &mut State, adapter: &str, result: std::result::Result<(), String>) {
@@ -375,9 +397,9 @@ impl Answer {
 
     /// The outcome is durable before the last piece goes out.
     fn end_with(mut self, piece: Piece, outcome: Outcome, details: serde_json::Value) {
-        let logged = self.intent.take().map_or(Ok(()), |intent| intent.outcome_with(outcome, details));
+        let logged = self.intent.take().map_or(Ok(0), |intent| intent.outcome(OffsetDateTime::now_utc(), outcome, details_of(details)));
         let piece = match logged {
-            Ok(()) => piece,
+            Ok(_) => piece,
             Err(error) => Piece::Failed(Error::from(error).into()),
         };
         // A reader that has gone away needs no last piece.

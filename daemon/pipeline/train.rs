@@ -28,10 +28,10 @@ pub const ADAPTER_FILES: [&str; 2] = ["adapter_config.json", "adapter_model.safe
 
 /// Says no at once to what could not be trained, before a job exists.
 pub fn admit(a: &Appliance, who: &Principal, recipe: &Recipe) -> Result<()> {
-    let dataset = a.catalog.get::<Dataset>(&recipe.dataset)?.ok_or_else(|| Error::not_found("dataset", &recipe.dataset))?;
+    let dataset = a.catalog.find::<Dataset>(&recipe.dataset)?.ok_or_else(|| Error::not_found("dataset", &recipe.dataset))?;
     a.allow(who, &check::training(&dataset, recipe.purpose.as_deref()))?;
     models::find(a, &recipe.base)?;
-    if a.catalog.get::<Adapter>(&recipe.name)?.is_some() {
+    if a.catalog.find::<Adapter>(&recipe.name)?.is_some() {
         return Err(Error::conflict(format!("there is an adapter `{}` already", recipe.name))
             .remedy(format!("change `name` in the recipe, or `cloister adapter rm {}` first", recipe.name)));
     }
@@ -76,7 +76,7 @@ impl Input {
 /// the engine died; `Stopped`, after a checkpoint.
 pub fn train(a: &Appliance, who: &Principal, job: &Job, recipe: &Recipe, control: &dyn Control) -> Result<Adapter> {
     let _reserved = a.reserve("adapter", &recipe.name)?;
-    if let Some(adapter) = a.catalog.get::<Adapter>(&recipe.name)? {
+    if let Some(adapter) = a.catalog.find::<Adapter>(&recipe.name)? {
         // The daemon died between the adapter's entry and the job's: nothing is left to do.
         return Ok(adapter);
     }
@@ -304,7 +304,7 @@ fn digest_of(files: &BTreeMap<String, (ObjectRef, String)>) -> String {
 pub fn remove(a: &Appliance, who: &Principal, name: &str) -> Result<()> {
     let _reserved = a.reserve("adapter", name)?;
     let adapter = find(a, name)?;
-    if a.catalog.get::<cloister_wire::admin::Deployment>(name)?.is_some() {
+    if a.catalog.find::<cloister_wire::admin::Deployment>(name)?.is_some() {
         return Err(Error::conflict(format!("adapter `{name}` is served")).remedy(format!("`cloister undeploy {name}` first")));
     }
     let act = check::adapter_act(a, Action::RemoveAdapter, &adapter)?;
@@ -345,7 +345,7 @@ pub fn set_files(adapter: &mut Adapter, files: BTreeMap<String, (ObjectRef, Stri
 
 /// An adapter by name.
 pub fn find(a: &Appliance, name: &str) -> Result<Adapter> {
-    a.catalog.get::<Adapter>(name)?.ok_or_else(|| Error::not_found("adapter", name))
+    a.catalog.find::<Adapter>(name)?.ok_or_else(|| Error::not_found("adapter", name))
 }
 
 #[cfg(test)]

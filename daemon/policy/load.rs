@@ -105,6 +105,20 @@ impl PolicySet {
         Self::from_sources(&schema, &rules)
     }
 
+    /// Loads `schema.cedarschema` and the named files (`hipaa` is `hipaa.cedar`) of `dir`.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load), and `Missing` for a name without a file.
+    pub fn load_regimes(dir: &Path, regimes: &[String]) -> Result<Self, LoadError> {
+        let schema = read(&dir.join(SCHEMA))?;
+        let mut files = files_ending(dir, "cedar")?;
+        files.retain(|file| regimes.iter().any(|name| file.name == format!("{name}.cedar")));
+        if files.len() != regimes.len() {
+            return Err(LoadError::Missing { dir: dir.to_owned(), what: "file of a name in `policy.regimes`" });
+        }
+        Self::from_sources(&schema, &files)
+    }
+
     /// Loads the rules that Cloister comes with.
     ///
     /// # Errors

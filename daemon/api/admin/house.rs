@@ -51,16 +51,9 @@ fn describe(house: &House, who: &Principal, running: Vec<String>) -> Result<wire
         status.sealed = false;
         status.running = running;
         status.policy_digest = a.policy().digest().into();
-        status.audit_records = a.audit.size();
+        status.audit_records = a.audit.head().size;
         status.deployed = a.catalog.list::<wire::Deployment>()?.into_iter().map(|d| d.adapter).collect();
-        let counts = [
-            ("models", a.catalog.list::<wire::Model>()?.len()),
-            ("datasets", a.catalog.list::<wire::Dataset>()?.len()),
-            ("adapters", a.catalog.list::<wire::Adapter>()?.len()),
-            ("plugins", a.catalog.list::<wire::Plugin>()?.len()),
-            ("jobs", a.catalog.list::<wire::Job>()?.len()),
-        ];
-        status.counts = counts.into_iter().map(|(kind, n)| (kind.to_owned(), n as u64)).collect();
+        status.counts = a.catalog.counts()?;
     }
     Ok(status)
 }
@@ -99,9 +92,9 @@ fn key_status(opened: &Opened) -> Result<wire::KeyStatus> {
     let status = vault.status();
     let keys = vault.list_keys()?;
     Ok(wire::KeyStatus {
-        version: status.version,
+        version: status.versions.last().copied().unwrap_or_default(),
         root: status.source.into(),
-        keys: keys.readable.iter().map(|(id, _)| id.to_string()).collect(),
+        keys: keys.open.iter().map(|(id, _)| id.to_string()).collect(),
     })
 }
 
@@ -189,12 +182,7 @@ pub(super) async fn policy_test(call: Call) -> Result<Response> {
         let a = &opened.appliance;
         a.allow(&who, &Act::new(Action::ReadPolicy, appliance()))?;
         let report = a.policy().check_cases(&house.policy_cases).map_err(|error| Error::failed(error.to_string()))?;
-        let results = report.results.into_iter().map(|case| wire::CaseResult {
-            case: format!("{}: {}", case.file, case.case),
-            passed: case.passed,
-            message: format!("expected {}, got {}", case.expected, case.got),
-        });
-        Ok(results.collect::<Vec<_>>())
+        Ok(Vec::<wire::CaseResult>::from(report))
     })
     .await?;
     json(&results)

@@ -23,7 +23,7 @@ pub(super) async fn clean(call: Call, name: &str) -> Result<Response> {
     let (opened, who, dataset) = (call.house.opened()?, call.who, name.to_owned());
     submit(opened, who, move |opened, who| {
         let a = &opened.appliance;
-        let entry = a.catalog.get::<wire::Dataset>(&dataset)?.ok_or_else(|| Error::not_found("dataset", &dataset))?;
+        let entry = a.catalog.find::<wire::Dataset>(&dataset)?.ok_or_else(|| Error::not_found("dataset", &dataset))?;
         let act = Act::new(Action::CleanDataset, dataset_resource(&entry)).details(value!({"plugins": spec.plugins}));
         a.allow(who, &act)?;
         crate::pipeline::ingest::RawSet::of(entry)?;
@@ -102,6 +102,11 @@ struct Follow {
 }
 
 impl Follow {
+    /// Whether nothing will come: it rests, or the daemon stops and it has stopped.
+    fn no_more(&self, job: &Job) -> bool {
+        job.state.at_rest() || (self.opened.supervisor.draining() && job.state != wire::JobState::Running)
+    }
+
     async fn next(&mut self) -> Option<std::result::Result<Bytes, std::convert::Infallible>> {
         if let Some(job) = self.first.take() {
             return Some(line(&JobEvent::Job(Box::new(job))));
@@ -109,14 +114,14 @@ impl Follow {
         while !self.ended {
             match self.watch.recv().await {
                 Ok((id, event)) if id == self.id => {
-                    self.ended = matches!(&event, JobEvent::Job(job) if job.state.at_rest());
+                    self.ended = matches!(&event, JobEvent::Job(job) if self.no_more(job));
                     return Some(line(&event));
                 }
                 Ok(_) => {}
                 // Too slow for every step: go on from how it stands now.
                 Err(RecvError::Lagged(_)) => {
                     let job = self.opened.supervisor.find(&self.id).await.ok()?;
-                    self.ended = job.state.at_rest();
+                    self.ended = self.no_more(&job);
                     return Some(line(&JobEvent::Job(Box::new(job))));
                 }
                 Err(RecvError::Closed) => self.ended = true,
@@ -156,12 +161,12 @@ async fn controlled(call: Call, id: &str, what: &'static str) -> Result<std::syn
 }
 
 fn job_resource(a: &crate::pipeline::Appliance, job: &Job) -> Result<policy::Resource> {
-    let (kind, dataset) = match &job.work {
-        Work::Clean { dataset, .. } => ("clean", Some(dataset.clone())),
-        Work::Train { recipe } => ("train", Some(recipe.dataset.clone())),
-        Work::Evaluate { .. } => ("evaluate", None),
+    let dataset = match &job.work {
+        Work::Clean { dataset, .. } => Some(dataset),
+        Work::Train { recipe } => Some(&recipe.dataset),
+        Work::Evaluate { .. } => None,
     };
-    let dataset = dataset.map(|name| a.catalog.get::<wire::Dataset>(&name)).transpose()?.flatten();
-    let label = dataset.map_or(policy::Label::Phi, |dataset| crate::pipeline::check::label(dataset.label));
-    Ok(policy::Resource::Job(policy::Job { id: job.id.clone(), kind: kind.into(), label, started_by: job.principal.clone() }))
+    let dataset = dataset.map(|name| a.catalog.find::<wire::Dataset>(name)).transpose()?.flatten();
+    let label = dataset.map_or(wire::Label::Phi, |dataset| dataset.label);
+    Ok(policy::Resource::Job(policy::Job::new(job, label)))
 }

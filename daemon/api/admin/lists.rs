@@ -4,11 +4,12 @@ use cloister_wire::admin as wire;
 
 use crate::access::Principal;
 use crate::api::house::Opened;
+use crate::audit;
 use crate::catalog::Entry;
 use crate::error::{Error, Result};
 use crate::pipeline::check::{self, adapter_act, dataset_resource};
 use crate::pipeline::{Act, Appliance, appliance, facts};
-use crate::policy::{Action, Effect, Resource};
+use crate::policy::{Action, Resource};
 
 /// All of a kind.
 pub(super) fn all<T: Entry>(opened: &Opened, who: &Principal) -> Result<Vec<T>> {
@@ -19,20 +20,12 @@ pub(super) fn all<T: Entry>(opened: &Opened, who: &Principal) -> Result<Vec<T>> 
 /// One of a kind.
 pub(super) fn one<T: Entry>(opened: &Opened, who: &Principal, name: &str) -> Result<T> {
     opened.appliance.allow(who, &Act::new(Action::ReadCatalog, appliance()))?;
-    opened.appliance.catalog.get(name)?.ok_or_else(|| Error::not_found(T::KIND, name))
+    opened.appliance.catalog.find(name)?.ok_or_else(|| Error::not_found(T::KIND, name))
 }
 
 pub(super) fn policy(opened: &Opened, who: &Principal) -> Result<wire::PolicyInfo> {
     opened.appliance.allow(who, &Act::new(Action::ReadPolicy, appliance()))?;
-    let policy = opened.appliance.policy();
-    let rules = policy.rules().iter().map(|rule| wire::RuleInfo {
-        id: rule.id.clone(),
-        effect: if rule.effect == Effect::Permit { "permit".into() } else { "forbid".into() },
-        reason: rule.reason.clone(),
-        remedy: rule.remedy.clone(),
-        file: rule.file.clone(),
-    });
-    Ok(wire::PolicyInfo { digest: policy.digest().into(), rules: rules.collect() })
+    Ok(opened.appliance.policy().info())
 }
 
 pub(super) fn explain(opened: &Opened, who: &Principal, spec: &wire::ExplainSpec) -> Result<wire::Explanation> {
@@ -49,23 +42,23 @@ pub(super) fn explain(opened: &Opened, who: &Principal, spec: &wire::ExplainSpec
 /// The question that an act on an object would ask.
 fn question(a: &Appliance, action: Action, spec: &wire::ExplainSpec) -> Result<Act> {
     let Some(name) = &spec.object else { return Ok(Act::new(action, appliance())) };
-    if let Some(dataset) = a.catalog.get::<wire::Dataset>(name)? {
+    if let Some(dataset) = a.catalog.find::<wire::Dataset>(name)? {
         return Ok(match action {
             Action::Train => check::training(&dataset, spec.purpose.as_deref()),
             _ => Act::new(action, dataset_resource(&dataset)),
         });
     }
-    if let Some(adapter) = a.catalog.get::<wire::Adapter>(name)? {
+    if let Some(adapter) = a.catalog.find::<wire::Adapter>(name)? {
         return adapter_act(a, action, &adapter);
     }
-    if a.catalog.get::<wire::Model>(name)?.is_some() {
+    if a.catalog.find::<wire::Model>(name)?.is_some() {
         let model = Resource::Model(crate::policy::Model { id: name.clone() });
         return Ok(Act { facts: facts(), ..Act::new(action, model) });
     }
     Err(Error::invalid(format!("there is no dataset, adapter or model `{name}`")).remedy("`cloister dataset list` and its like show the names"))
 }
 
-pub(super) fn audit_tail(opened: &Opened, who: &Principal, n: usize) -> Result<Vec<crate::audit::Record>> {
+pub(super) fn audit_tail(opened: &Opened, who: &Principal, n: usize) -> Result<Vec<audit::Record>> {
     opened.appliance.allow(who, &Act::new(Action::ReadAudit, appliance()))?;
     Ok(opened.appliance.audit.tail(n)?)
 }
@@ -73,12 +66,13 @@ pub(super) fn audit_tail(opened: &Opened, who: &Principal, n: usize) -> Result<V
 pub(super) fn audit_verify(opened: &Opened, who: &Principal) -> Result<wire::AuditReport> {
     let a = &opened.appliance;
     a.act(who, Act::new(Action::ReadAudit, appliance()).details(serde_json::json!({"what": "verify"})), || {
-        Ok(match a.audit.verify() {
+        let head = a.audit.head();
+        Ok(match audit::verify(&a.vault.dir().join(audit::FOLDER), &a.audit.public_key(), Some(&head)) {
             Ok(report) => wire::AuditReport {
                 verified: true,
                 records: report.records,
                 checkpoints: report.checkpoints,
-                root: report.root,
+                root: report.head.root,
                 first_bad: None,
             },
             Err(bad) => wire::AuditReport {
@@ -96,7 +90,7 @@ pub(super) fn audit_export(opened: &Opened, who: &Principal) -> Result<Vec<u8>> 
     let a = &opened.appliance;
     a.act(who, Act::new(Action::ReadAudit, appliance()).details(serde_json::json!({"what": "export"})), || {
         let mut lines = Vec::new();
-        a.audit.export(.., &mut lines)?;
+        a.audit.export(1..=u64::MAX, &mut lines)?;
         Ok(lines)
     })
 }

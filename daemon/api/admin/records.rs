@@ -25,7 +25,7 @@ const MOST: usize = 100;
 
 /// The first records of a sealed dataset.
 pub(super) fn sample(a: &Appliance, who: &Principal, name: &str, n: usize) -> Result<Vec<Record>> {
-    let entry = a.catalog.get::<wire::Dataset>(name)?.ok_or_else(|| Error::not_found("dataset", name))?;
+    let entry = a.catalog.find::<wire::Dataset>(name)?.ok_or_else(|| Error::not_found("dataset", name))?;
     let act = Act::new(Action::SampleDataset, dataset_resource(&entry)).details(json!({"records": n.min(MOST)}));
     a.act(who, act, || {
         let sealed = SealedSet::of(entry)?;
@@ -58,7 +58,7 @@ pub(super) fn export(a: &Appliance, who: &Principal, name: &str) -> Result<wire:
 pub(super) fn import(a: &Appliance, who: &Principal, name: &str, import: &wire::AdapterImport) -> Result<wire::Adapter> {
     valid_name(name).map_err(|why| Error::invalid(format!("the adapter's name {why}")))?;
     let _reserved = a.reserve("adapter", name)?;
-    if a.catalog.get::<wire::Adapter>(name)?.is_some() {
+    if a.catalog.find::<wire::Adapter>(name)?.is_some() {
         return Err(Error::conflict(format!("there is an adapter `{name}` already")));
     }
     let model = models::find(a, &import.base)?;

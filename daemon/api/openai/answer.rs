@@ -25,7 +25,8 @@ use warp::reply::{Reply, Response};
 
 use super::error::Failure;
 use super::request::{Kind, StreamOptions, random};
-use super::{Completion, ModelCard, Piece};
+use super::{Completion, ModelCard};
+use crate::pipeline::serve::Piece;
 
 /// A model card in OpenAI's shape, with vLLM's additions for adapters.
 pub(super) fn model(card: &ModelCard) -> Value {

@@ -105,7 +105,7 @@ pub(crate) async fn chat(context: &Context, args: ChatArgs) -> Result<(), CliErr
 async fn once(context: &Context, client: &Client, args: &ChatArgs, messages: &[Message]) -> Result<(), CliError> {
     if context.json {
         let reply: Reply<Value> = client.post(PATH, &args.request(messages, false)).await?;
-        render::say_json(&reply.json);
+        render::say_json(&reply.value);
         return Ok(());
     }
     let lines = client.post_lines(PATH, &args.request(messages, true)).await?;

@@ -144,7 +144,7 @@ impl Context {
     /// Prints an answer: the daemon's JSON for scripts, a text for people.
     pub(crate) fn print<T>(&self, reply: &Reply<T>, human: impl FnOnce(&T) -> String) {
         if self.json {
-            render::say_json(&reply.json);
+            render::say_json(&reply.json());
         } else {
             render::say(&human(&reply.value));
         }
@@ -168,7 +168,7 @@ impl Context {
     pub(crate) async fn follow(&self, client: &Client, id: &str) -> Result<Reply<Job>, CliError> {
         let reply = follow::follow(client, id).await?;
         if self.json {
-            render::say_json(&reply.json);
+            render::say_json(&reply.json());
         }
         follow::outcome(&reply.value)?;
         Ok(reply)

@@ -73,7 +73,7 @@ async fn show(context: &Context, id: &str) -> Result<(), CliError> {
         let error = ApiError::new(ErrorCode::NotFound, format!("there is no rule `{id}`"));
         return Err(error.remedy("`cloister policy list` shows all").into());
     };
-    let json = policy.json.get("rules").and_then(|rules| rules.get(at)).cloned().unwrap_or_else(|| json!(null));
+    let json = policy.json().get("rules").and_then(|rules| rules.get(at)).cloned().unwrap_or_else(|| json!(null));
     context.print_done(&json, &describe_rule(&policy.value.rules[at]));
     Ok(())
 }

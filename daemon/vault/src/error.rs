@@ -87,6 +87,9 @@ pub enum VaultError {
     /// The operating system gave no random bytes.
     #[error("the operating system gave no random bytes")]
     Random,
+    /// Something that cannot happen unless Cloister has a bug.
+    #[error("this is a fault of cloister itself ({0}); please report it")]
+    Internal(&'static str),
 }
 
 impl VaultError {

@@ -8,7 +8,7 @@
 //! a test can fill the disk of a running one. Only builds with debug assertions look at it.
 
 use crate::error::VaultError;
-use crate::storage::{Disk, Entry, ReadFile, Storage, WriteFile, parent_of};
+use crate::storage::{Disk, Entry, ReadFile, Storage, WriteFile, open_to_erase, parent_of, write_zeros};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -202,6 +202,14 @@ impl Storage for Faulty {
         Ok(())
     }
 
+    fn supersede(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let old = open_to_erase(to)?;
+        self.rename(from, to)?;
+        self.sync_dir(parent_of(to))?;
+        self.whole(false)?;
+        old.map_or(Ok(()), |old| write_zeros(&old))
+    }
+
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
         self.whole(false)?;
         self.disk.sync_dir(path)?;
@@ -212,6 +220,12 @@ impl Storage for Faulty {
     fn list(&self, path: &Path) -> io::Result<Vec<Entry>> {
         self.whole(false)?;
         self.disk.list(path)
+    }
+
+    // Only folders of public weights are removed; a crash may leave or take them, both are swept.
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        self.whole(false)?;
+        self.disk.remove_dir(path)
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {

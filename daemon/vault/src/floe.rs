@@ -200,14 +200,18 @@ impl Cipher {
     /// The AES key of the segment at `position` (`DERIVE_KEY`), remembered for its whole run.
     fn segment_key(&mut self, position: u64) -> Result<&LessSafeKey, FloeError> {
         let first = position >> self.parameters.rotation_bits << self.parameters.rotation_bits;
-        if self.segment_key.as_ref().is_none_or(|(known, _)| *known != first) {
-            let mut bytes = Zeroizing::new([0; 32]);
-            let purpose: [&[u8]; 2] = [b"DEK:", &first.to_be_bytes()];
-            expand(&self.message_key, &self.parameters, &self.iv, &purpose, &self.aad, &mut bytes[..])?;
-            self.segment_key = Some((first, aes_key(&bytes)?));
-        }
-        let (_, key) = self.segment_key.as_ref().ok_or(FloeError::Random)?;
-        Ok(key)
+        let key = match self.segment_key.take() {
+            Some((known, key)) if known == first => key,
+            _ => self.derive_segment_key(first)?,
+        };
+        Ok(&self.segment_key.insert((first, key)).1)
+    }
+
+    fn derive_segment_key(&self, first: u64) -> Result<LessSafeKey, FloeError> {
+        let mut bytes = Zeroizing::new([0; 32]);
+        let purpose: [&[u8]; 2] = [b"DEK:", &first.to_be_bytes()];
+        expand(&self.message_key, &self.parameters, &self.iv, &purpose, &self.aad, &mut bytes[..])?;
+        aes_key(&bytes)
     }
 
     /// Seals in place. `segment` is overhead and plaintext: `[4 | 12 | plaintext | 16]`.

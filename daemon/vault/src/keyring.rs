@@ -3,7 +3,7 @@
 //! Why two levels: a new passphrase rewraps the root alone, a rotation rewraps every data key
 //! under a new KEK, and neither touches a byte of data.
 //!
-//! What always holds: `keyring.json` is replaced in one step; every key in it is wrapped with
+//! What always holds: `keyring.json` is replaced in one step, and its old bytes overwritten; every key in it is wrapped with
 //! AES-256-GCM under the one above, bound to the vault and to its version; the highest version
 //! is the current one. The file's checksum is not a defence (that is what the tags are for): it
 //! tells a damaged file from a wrong passphrase.
@@ -11,7 +11,7 @@
 use crate::error::VaultError;
 use crate::hex;
 use crate::secret::Key;
-use crate::storage::{Storage, read_small, write_atomic};
+use crate::storage::{Storage, read_small, write_superseding};
 use crate::unseal::{RootSource, StoredSource};
 use ring::digest::{SHA256, digest};
 use ring::rand::{SecureRandom, SystemRandom};
@@ -107,13 +107,13 @@ impl Keyring {
             checksum: String::new(),
         };
         stored.checksum = stored.sum()?;
-        write_atomic(storage, path, &to_json(&stored)?)
+        write_superseding(storage, path, &to_json(&stored)?)
     }
 
     /// The version and key that new data keys are wrapped under.
     pub(crate) fn current(&self) -> Result<(u32, &Key), VaultError> {
         let newest = self.keks.last_key_value().map(|(version, key)| (*version, key));
-        newest.ok_or(VaultError::Random) // never empty: `create` and `open` see to it
+        newest.ok_or(VaultError::Internal("a keyring without keys"))
     }
 
     /// Wraps the root key under another source. The caller saves.
@@ -206,6 +206,5 @@ fn system_context(vault: &str, version: u32) -> String {
 }
 
 pub(crate) fn to_json(value: &impl Serialize) -> Result<Vec<u8>, VaultError> {
-    // Only strings, numbers and string-keyed maps are passed in; those always serialise.
-    serde_json::to_vec(value).map_err(|_| VaultError::Random)
+    serde_json::to_vec(value).map_err(|_| VaultError::Internal("a value that JSON cannot hold"))
 }

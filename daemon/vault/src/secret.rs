@@ -1,8 +1,8 @@
 //! A 256-bit key in memory, and AES-256-GCM for wrapping one key under another.
 //!
 //! What always holds: a [`Key`] is zeroed when dropped and never printed. (`ring` keeps its
-//! expanded AES and HMAC state in memory of its own, which it does not zero; the daemon is not
-//! dumpable and has no swap, which is what keeps that from a disk.)
+//! expanded AES and HMAC state in memory of its own, which it does not zero: what keeps that from
+//! a disk is that the daemon makes itself undumpable.)
 
 use crate::error::VaultError;
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
@@ -53,7 +53,7 @@ impl Key {
         Prk::new_less_safe(HKDF_SHA384, self.bytes())
             .expand(&[purpose.as_bytes()], Length)
             .and_then(|okm| okm.fill(&mut out[..]))
-            .map_err(|_| VaultError::Random)?;
+            .map_err(|_| VaultError::Internal("HKDF refused"))?;
         Ok(Self(out))
     }
 
@@ -67,7 +67,7 @@ impl Key {
         let aad = Aad::from(aad.as_bytes());
         self.aes()?
             .seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), aad, &mut *body)
-            .map_err(|_| VaultError::Random)?;
+            .map_err(|_| VaultError::Internal("AES-GCM refused"))?;
         Ok([&nonce[..], &body[..]].concat())
     }
 
@@ -87,7 +87,9 @@ impl Key {
     }
 
     fn aes(&self) -> Result<LessSafeKey, VaultError> {
-        UnboundKey::new(&AES_256_GCM, self.bytes()).map(LessSafeKey::new).map_err(|_| VaultError::Random)
+        UnboundKey::new(&AES_256_GCM, self.bytes())
+            .map(LessSafeKey::new)
+            .map_err(|_| VaultError::Internal("AES-GCM refused its key"))
     }
 }
 

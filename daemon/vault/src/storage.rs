@@ -32,12 +32,16 @@ pub trait Storage: Debug + Send + Sync {
     fn open(&self, path: &Path) -> io::Result<Box<dyn ReadFile>>;
     /// Replaces `to` by `from` in one step.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Renames durably, then writes zeros over the bytes of the file that was replaced.
+    fn supersede(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Makes creations, renames and removals in a folder durable.
     fn sync_dir(&self, path: &Path) -> io::Result<()>;
     /// What lies in a folder, sorted by name.
     fn list(&self, path: &Path) -> io::Result<Vec<Entry>>;
     /// Removes a file.
     fn remove(&self, path: &Path) -> io::Result<()>;
+    /// Removes an empty folder.
+    fn remove_dir(&self, path: &Path) -> io::Result<()>;
     /// Cuts a file to `length` bytes, durably.
     fn truncate(&self, path: &Path, length: u64) -> io::Result<()>;
     /// Writes zeros over a file's bytes where they lie, durably.
@@ -109,6 +113,14 @@ impl Storage for Disk {
         fs::rename(from, to)
     }
 
+    fn supersede(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let old = open_to_erase(to)?;
+        self.rename(from, to)?;
+        // Zeros before the new name is durable would, in a crash, be all that is left.
+        self.sync_dir(parent_of(to))?;
+        old.map_or(Ok(()), |old| write_zeros(&old))
+    }
+
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
         File::open(path)?.sync_all()
     }
@@ -129,6 +141,10 @@ impl Storage for Disk {
         fs::remove_file(path)
     }
 
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        fs::remove_dir(path)
+    }
+
     fn truncate(&self, path: &Path, length: u64) -> io::Result<()> {
         let file = options().write(true).open(path)?;
         file.set_len(length)?;
@@ -136,11 +152,22 @@ impl Storage for Disk {
     }
 
     fn erase(&self, path: &Path) -> io::Result<()> {
-        let file = options().write(true).open(path)?;
-        let zeros = vec![0; file.metadata()?.len() as usize];
-        file.write_all_at(&zeros, 0)?;
-        file.sync_all()
+        write_zeros(&options().write(true).open(path)?)
     }
+}
+
+/// A file that is about to be replaced; none if there is no such file.
+pub(crate) fn open_to_erase(path: &Path) -> io::Result<Option<File>> {
+    match options().write(true).open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        other => other.map(Some),
+    }
+}
+
+pub(crate) fn write_zeros(file: &File) -> io::Result<()> {
+    let zeros = vec![0; file.metadata()?.len() as usize];
+    file.write_all_at(&zeros, 0)?;
+    file.sync_all()
 }
 
 /// Options that every open shares; std adds `O_CLOEXEC`.
@@ -168,8 +195,23 @@ pub(crate) fn temporary_beside(path: &Path) -> Result<PathBuf, VaultError> {
 /// # Errors
 /// `Storage`; the old file is then still in place unless the very last step failed.
 pub fn write_atomic(storage: &dyn Storage, path: &Path, bytes: &[u8]) -> Result<(), VaultError> {
+    write_then(storage, path, bytes, |temporary| publish(storage, temporary, path))
+}
+
+/// As [`write_atomic`], and overwrites the old bytes once the new ones are in place: for wrapped
+/// keys, of which no older wrapping should outlive its replacement.
+pub(crate) fn write_superseding(storage: &dyn Storage, path: &Path, bytes: &[u8]) -> Result<(), VaultError> {
+    write_then(storage, path, bytes, |temporary| storage.supersede(temporary, path).at("replace", path))
+}
+
+fn write_then(
+    storage: &dyn Storage,
+    path: &Path,
+    bytes: &[u8],
+    publish: impl FnOnce(&Path) -> Result<(), VaultError>,
+) -> Result<(), VaultError> {
     let temporary = temporary_beside(path)?;
-    let written = write_temporary(storage, &temporary, bytes).and_then(|()| publish(storage, &temporary, path));
+    let written = write_temporary(storage, &temporary, bytes).and_then(|()| publish(&temporary));
     if written.is_err() {
         let _ = storage.remove(&temporary); // best effort: the sweep at start does it otherwise
     }
@@ -227,5 +269,18 @@ mod tests {
         assert!(Disk.open(&folder.join("link")).is_err());
         assert!(Disk.append(&folder.join("link")).is_err());
         assert!(Disk.create_new(&file).is_err());
+    }
+
+    #[test]
+    fn a_superseded_file_is_overwritten_where_it_lay() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("key");
+        write_superseding(&Disk, &path, b"wrapped before").unwrap();
+        let mut old = File::open(&path).unwrap();
+        write_superseding(&Disk, &path, b"wrapped after").unwrap();
+        let mut bytes = Vec::new();
+        old.read_to_end(&mut bytes).unwrap();
+        assert_eq!(bytes, [0; 14]);
+        assert_eq!(fs::read(&path).unwrap(), b"wrapped after");
     }
 }

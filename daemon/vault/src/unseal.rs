@@ -188,7 +188,7 @@ fn argon2id(passphrase: &str, salt: &[u8], cost: Argon2Cost, path: &Path) -> Res
     Argon2::new(Algorithm::Argon2id, Version::V0x13, params)
         .hash_password_into(passphrase.as_bytes(), salt, &mut out[..])
         .map_err(|error| VaultError::damaged(path, format!("Argon2 refused: {error}")))?;
-    Key::from_slice(&out[..]).ok_or(VaultError::Random)
+    Key::from_slice(&out[..]).ok_or(VaultError::Internal("a key of another length"))
 }
 
 /// HKDF-SHA-384 (RFC 5869), with Extract: a credential may be longer than a key, or not uniform.
@@ -198,8 +198,8 @@ fn from_credential(bytes: &[u8], salt: &[u8]) -> Result<Key, VaultError> {
         .extract(bytes)
         .expand(&[b"cloister/root-credential"], Length)
         .and_then(|okm| okm.fill(&mut out[..]))
-        .map_err(|_| VaultError::Random)?;
-    Key::from_slice(&out[..]).ok_or(VaultError::Random)
+        .map_err(|_| VaultError::Internal("HKDF refused"))?;
+    Key::from_slice(&out[..]).ok_or(VaultError::Internal("a key of another length"))
 }
 
 struct Length;

@@ -5,6 +5,7 @@ use warp::reply::Response;
 
 use super::super::{Call, blocking, json};
 use crate::api::house::House;
+use crate::audit;
 use crate::error::Result;
 use crate::pipeline::{Appliance, models};
 use crate::workers::Source;
@@ -25,13 +26,14 @@ fn look(house: &House) -> Vec<Finding> {
     let mut findings = vec![good("vault", "open")];
     findings.extend(keys(a));
     findings.push(room(a));
-    findings.push(audit(a));
+    findings.push(audit_log(a));
     findings.extend(worker("engine", &a.workers.engine));
     findings.extend(worker("sandbox", &a.workers.sandbox));
     findings.push(plugins(a));
     findings.extend(weights(a));
-    findings.extend(a.catalog.set_aside().into_iter().map(|(name, why)| {
-        bad("catalog", Level::Error, &format!("entry `{name}` is not readable: {why}"), "restore `catalog/` from a backup")
+    findings.extend(a.catalog.damaged().into_iter().map(|entry| {
+        let what = format!("entry `{}/{}` is not readable: {}", entry.kind, entry.id, entry.reason);
+        bad("catalog", Level::Error, &what, "restore `catalog/` from a backup, or remove the entry")
     }));
     findings
 }
@@ -46,9 +48,9 @@ fn bad(check: &str, level: Level, message: &str, remedy: &str) -> Finding {
 
 fn keys(a: &Appliance) -> Vec<Finding> {
     match a.vault.list_keys() {
-        Ok(keys) if keys.damaged.is_empty() => vec![good("keys", &format!("{} data keys open", keys.readable.len()))],
+        Ok(keys) if keys.damaged.is_empty() => vec![good("keys", &format!("{} data keys open", keys.open.len()))],
         Ok(keys) => {
-            let damaged = format!("{} of {} data keys do not open", keys.damaged.len(), keys.damaged.len() + keys.readable.len());
+            let damaged = format!("{} of {} data keys do not open", keys.damaged.len(), keys.damaged.len() + keys.open.len());
             vec![bad("keys", Level::Error, &damaged, "restore `keys/` from a backup; what they sealed is lost otherwise")]
         }
         Err(error) => vec![bad("keys", Level::Error, &error.to_string(), "check the state folder's disk")],
@@ -70,8 +72,9 @@ fn room(a: &Appliance) -> Finding {
     }
 }
 
-fn audit(a: &Appliance) -> Finding {
-    match a.audit.verify() {
+fn audit_log(a: &Appliance) -> Finding {
+    let head = a.audit.head();
+    match audit::verify(&a.vault.dir().join(audit::FOLDER), &a.audit.public_key(), Some(&head)) {
         Ok(report) => good("audit", &format!("{} records verified", report.records)),
         Err(first) => bad("audit", Level::Error, &first.to_string(), "keep a copy of `audit/` and call the security officer"),
     }

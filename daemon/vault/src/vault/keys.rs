@@ -6,7 +6,7 @@ use crate::data_key::{self, DOOMED_PREFIX, DataKey, KeyId, KeyInfo, KeyKind};
 use crate::error::{At, VaultError};
 use crate::keyring::Keyring;
 use crate::secret::Key;
-use crate::storage::{parent_of, read_small, write_atomic};
+use crate::storage::{parent_of, read_small, write_superseding};
 use crate::unseal::RootSource;
 use std::collections::HashMap;
 use std::io;
@@ -28,7 +28,7 @@ impl Vault {
         }
         self.write(|keyring| {
             let bytes = data_key::wrap(keyring, &id, &data_key)?;
-            write_atomic(self.storage(), &self.key_path(&id), &bytes)
+            write_superseding(self.storage(), &self.key_path(&id), &bytes)
         })?;
         Ok(id)
     }
@@ -58,8 +58,9 @@ impl Vault {
     }
 
     /// Destroys a key, and with it everything sealed under it: rename, fsync of the folder,
-    /// overwrite, fsync, unlink, fsync of the folder. On storage that keeps old blocks (flash, copy-on-write) the wrapped key may
-    /// outlive this; [`rotate`](Self::rotate) afterwards destroys the KEK that could open it.
+    /// overwrite, fsync, unlink, fsync of the folder. Storage that keeps old blocks (flash,
+    /// copy-on-write, snapshots) may still hold the wrapped key; to be of use it needs a KEK, so
+    /// there a [`rotate`](Self::rotate) should follow, and the device be destroyed in the end.
     ///
     /// # Errors
     /// `NoKey`; `Storage` when a step failed. Once the rename is done the key opens nothing, and
@@ -115,7 +116,7 @@ impl Vault {
             let Some((data_key, version)) = self.load_key(keyring, &id)? else { continue };
             if version != current {
                 let bytes = data_key::wrap(keyring, &id, &data_key)?;
-                write_atomic(self.storage(), &self.key_path(&id), &bytes)?;
+                write_superseding(self.storage(), &self.key_path(&id), &bytes)?;
                 count += 1;
             }
         }
