@@ -3,3 +3,5 @@
 pub mod body;
 pub mod listener;
 pub mod openai;
+#[cfg(test)]
+mod testing;
