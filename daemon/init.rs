@@ -83,7 +83,9 @@ pub enum InitError {
         why: String,
     },
     /// Root has nobody to run the daemon as.
-    #[error("there is no user `{0}` to run the daemon as: make one (`systemd-sysusers`) or name one with `--service-user`")]
+    #[error(
+        "there is no user `{0}` to run the daemon as: make one (`systemd-sysusers`) or name one with `--service-user`"
+    )]
     NoServiceUser(String),
     /// No folder for the identity was named, and the administrator has no home.
     #[error("uid {0} has no home folder in /etc/passwd: name a folder with `--identity-out DIR`")]
@@ -139,15 +141,18 @@ pub struct Initialised {
     identity: PathBuf,
     /// The file that opens the vault; none for a passphrase.
     credential: Option<PathBuf>,
+    /// The configuration, if it was named.
+    config: Option<PathBuf>,
 }
 
-/// Makes a new appliance. `config` is the configuration's file, if there is one, for the hints.
+/// Makes a new appliance. `config` is the configuration's file if it was named, for the hints.
 ///
 /// # Errors
 /// See [`InitError`]. Unless it says that there is an appliance already, it can be tried again.
-pub fn run(settings: &Settings, args: &InitArgs) -> Result<Initialised, InitError> {
+pub fn run(settings: &Settings, args: &InitArgs, config: Option<&Path>) -> Result<Initialised, InitError> {
     let plan = Plan::new(settings, args, &Accounts::of_this_machine())?;
-    make(&plan, storage_from_environment()?)
+    let made = make(&plan, storage_from_environment()?)?;
+    Ok(Initialised { config: config.map(Path::to_path_buf), ..made })
 }
 
 /// Whose and where, decided before anything is written.
@@ -246,6 +251,7 @@ fn make(plan: &Plan, storage: Arc<dyn Storage>) -> Result<Initialised, InitError
         uid: plan.admin_uid,
         identity: plan.identity.clone(),
         credential,
+        config: None,
     })
 }
 
@@ -380,18 +386,26 @@ fn file(what: &'static str, path: &Path, source: std::io::Error) -> InitError {
 impl fmt::Display for Initialised {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (state, identity) = (self.state_dir.display(), self.identity.display());
+        let start = match &self.config {
+            Some(config) => format!("cloisterd --config {} run", config.display()),
+            None => "systemctl start cloister, or cloisterd run".to_owned(),
+        };
         writeln!(f, "1. Made an appliance in {state}, with a certificate authority of its own.")?;
-        writeln!(f, "2. Administrator `{}` (uid {}) has an identity in {identity}: keep key.pem secret.", self.admin, self.uid)?;
+        writeln!(
+            f,
+            "2. Administrator `{}` (uid {}) has an identity in {identity}: keep key.pem secret.",
+            self.admin, self.uid
+        )?;
         match &self.credential {
             Some(path) => {
                 let path = path.display();
                 writeln!(f, "3. {path} opens the vault: keep a copy elsewhere, without it all data is lost. Set")?;
                 writeln!(f, "   unseal.source = \"credential\" and unseal.credential = \"{path}\" in cloister.toml.")?;
-                writeln!(f, "4. Start the daemon: systemctl start cloister, or cloisterd run.")?;
+                writeln!(f, "4. Start the daemon: {start}")?;
             }
             None => {
                 writeln!(f, "3. Your passphrase opens the vault: keep a copy elsewhere, without it all data is lost.")?;
-                writeln!(f, "4. Start the daemon (systemctl start cloister, or cloisterd run) and unseal it:")?;
+                writeln!(f, "4. Start the daemon ({start}) and unseal it:")?;
                 writeln!(f, "   cloister --identity {identity} unseal")?;
             }
         }

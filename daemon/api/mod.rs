@@ -2,6 +2,7 @@
 
 pub mod body;
 pub mod listener;
+pub mod metrics;
 pub mod openai;
 #[cfg(test)]
 mod testing;

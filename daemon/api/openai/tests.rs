@@ -48,7 +48,9 @@ impl Inference for Fake {
         let end = |reason| Piece::Finished { reason, prompt_tokens: 5, completion_tokens: 2 };
         let failed = |code, message: &str| Piece::Failed(ApiError::new(code, message));
         let script = match model {
-            "notes" => vec![text(format!("<{asked}>")), text(format!(" t={}", sampling.temperature)), end(FinishReason::Stop)],
+            "notes" => {
+                vec![text(format!("<{asked}>")), text(format!(" t={}", sampling.temperature)), end(FinishReason::Stop)]
+            }
             "long" => vec![text("a".into()), end(FinishReason::Length)],
             "early" => vec![failed(ErrorCode::Invalid, "the prompt has 9000 tokens and the model takes 2048")],
             "late" => vec![text("a".into()), failed(ErrorCode::Failed, "the engine lost its GPU")],
@@ -57,7 +59,9 @@ impl Inference for Fake {
             "endless" => vec![text("a".into()); 1_000_000],
             "silent" => vec![],
             "full" => return Err(InferenceError::QueueFull { waiting: 32 }),
-            "sealed" => return Err(ApiError::new(ErrorCode::Unavailable, "the vault is sealed").remedy("unseal it").into()),
+            "sealed" => {
+                return Err(ApiError::new(ErrorCode::Unavailable, "the vault is sealed").remedy("unseal it").into());
+            }
             "denied" => {
                 let mut error = ApiError::new(ErrorCode::Denied, "one approval is missing").remedy("have bo approve");
                 error.rule = Some("hipaa-two-people".into());
@@ -85,7 +89,7 @@ const LIMITS: Limits = Limits { max_request_bytes: 4096, default_max_tokens: 64,
 
 fn api() -> (BoxedFilter<(Response,)>, watch::Receiver<u64>) {
     let (dropped, count) = watch::channel(0);
-    (routes(Arc::new(Fake { dropped }), LIMITS), count)
+    (routes(Arc::new(Fake { dropped }), LIMITS, Arc::default()), count)
 }
 
 async fn call(mut request: hyper::Request<Full<Bytes>>) -> (u16, Bytes) {
@@ -157,6 +161,21 @@ async fn a_chat_is_streamed_with_its_role_first_and_its_usage_last() {
 }
 
 #[tokio::test]
+async fn answers_and_tokens_are_counted() {
+    let metrics = Arc::new(Metrics::default());
+    let routes = routes(Arc::new(Fake { dropped: watch::channel(0).0 }), LIMITS, Arc::clone(&metrics));
+    for (model, stream) in [("notes", false), ("notes", true), ("denied", false)] {
+        let mut request = chat(model, json!({ "stream": stream }));
+        request.extensions_mut().insert(ada());
+        let service = TowerToHyperService::new(warp::service(routes.clone()));
+        service.call(request).await.unwrap().into_body().collect().await.unwrap();
+    }
+    let text = metrics.render();
+    assert!(text.contains("{api=\"chat\",status=\"200\"} 2") && text.contains("status=\"403\"} 1"), "{text}");
+    assert!(text.contains("cloister_completion_tokens_total 4"), "{text}");
+}
+
+#[tokio::test]
 async fn usage_is_streamed_only_when_asked_for() {
     let events = events(chat("notes", json!({ "stream": true }))).await;
     assert!(events.len() == 5 && events.iter().all(|event| !event.contains("usage")), "{events:?}");
@@ -168,7 +187,8 @@ async fn a_text_is_continued_whole_and_streamed() {
     let (_, answer) = json_of(post("/v1/completions", body(false))).await;
     assert_eq!((&answer["object"], &answer["choices"][0]["text"]), (&json!("text_completion"), &json!("<once> t=1")));
     let events = events(post("/v1/completions", body(true))).await;
-    let texts: Vec<Value> = events[..events.len() - 1].iter().map(|e| parsed(e)["choices"][0]["text"].clone()).collect();
+    let texts: Vec<Value> =
+        events[..events.len() - 1].iter().map(|e| parsed(e)["choices"][0]["text"].clone()).collect();
     assert_eq!(texts, [json!("<once>"), json!(" t=1"), json!("")]);
 }
 
