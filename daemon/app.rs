@@ -17,7 +17,8 @@ use crate::access::{Authority, Principal, Registry, identify, server_config};
 use crate::api::house::{House, HouseParts, Opened};
 use crate::api::listener::{self, Door, DoorLimits};
 use crate::api::openai::{self, Completion, Inference, InferenceError, ModelCard};
-use crate::api::admin;
+use crate::api::{admin, metrics};
+use crate::api::metrics::Metrics;
 use crate::audit::AuditLog;
 use crate::catalog::Catalog;
 use crate::config::{Config, Unseal};
@@ -210,8 +211,12 @@ fn door(config: &Config, storage: &dyn Storage, house: &Arc<House>) -> anyhow::R
     };
     let tls = server_config(&pem("ca.pem")?, &pem("server.pem")?, &pem("server.key")?)?;
     let (users, groups) = (house.users.clone(), config.door.allowed_gids.clone());
+    let counters = Arc::new(Metrics::default());
+    let answers = Arc::new(Answers { house: house.clone() });
     let routes = admin::routes(house.clone())
-        .or(openai::routes(Arc::new(Answers { house: house.clone() }), openai::Limits::of(config)))
+        .or(openai::routes(answers, openai::Limits::of(config), counters.clone()))
+        .unify()
+        .or(metrics::routes(counters))
         .unify()
         .or(warp::any().then(admin::nothing_here))
         .unify()

@@ -1,10 +1,10 @@
 //! `cloisterd init`: makes a new appliance, so that the next command can be `systemctl start cloister`.
 //!
 //! In this order: the state folder and its lock, the authority and the server's certificate (`tls/`), the
-//! administrator's identity, the registry of users, and last the vault.
+//! administrator's identity, the registry of users, the vault, and last the audit log.
 //!
-//! What always holds: `keyring.json` is the last file that is written, in one step, and it alone makes a
-//! folder an appliance. An init that was cut short anywhere before can be repeated and takes up the
+//! What always holds: `keyring.json` and the audit log's head are the last files that are written, each in one
+//! step, and together they make a folder an appliance. An init that was cut short anywhere before can be repeated and takes up the
 //! authority that it finds; an appliance that exists is never touched. A test cuts it at every write.
 
 mod people;
@@ -24,6 +24,7 @@ use time::format_description::well_known::Rfc3339;
 use zeroize::Zeroizing;
 
 use crate::access::{ADMINISTRATOR, Authority, CaError, NewUser, Registry, UserError};
+use crate::audit::{AuditError, AuditLog};
 use crate::config::{Settings, UnsealSource};
 use crate::harden::{HardenError, StateDir};
 use people::{Account, Accounts, asking_uid};
@@ -74,6 +75,9 @@ pub enum InitError {
     /// There is one.
     #[error("`{}` is initialised already: start the daemon, or set another `state_dir`", .0.display())]
     Initialised(PathBuf),
+    /// The audit log could not be begun.
+    #[error("the audit log could not be begun: {0}")]
+    Audit(#[from] AuditError),
     /// The administrator's name cannot be used.
     #[error("`{name}` cannot be the administrator's name: it {why}; choose one with `--admin NAME`")]
     AdminName {
@@ -83,7 +87,9 @@ pub enum InitError {
         why: String,
     },
     /// Root has nobody to run the daemon as.
-    #[error("there is no user `{0}` to run the daemon as: make one (`systemd-sysusers`) or name one with `--service-user`")]
+    #[error(
+        "there is no user `{0}` to run the daemon as: make one (`systemd-sysusers`) or name one with `--service-user`"
+    )]
     NoServiceUser(String),
     /// No folder for the identity was named, and the administrator has no home.
     #[error("uid {0} has no home folder in /etc/passwd: name a folder with `--identity-out DIR`")]
@@ -139,15 +145,18 @@ pub struct Initialised {
     identity: PathBuf,
     /// The file that opens the vault; none for a passphrase.
     credential: Option<PathBuf>,
+    /// The configuration, if it was named.
+    config: Option<PathBuf>,
 }
 
-/// Makes a new appliance. `config` is the configuration's file, if there is one, for the hints.
+/// Makes a new appliance. `config` is the configuration's file if it was named, for the hints.
 ///
 /// # Errors
 /// See [`InitError`]. Unless it says that there is an appliance already, it can be tried again.
-pub fn run(settings: &Settings, args: &InitArgs) -> Result<Initialised, InitError> {
+pub fn run(settings: &Settings, args: &InitArgs, config: Option<&Path>) -> Result<Initialised, InitError> {
     let plan = Plan::new(settings, args, &Accounts::of_this_machine())?;
-    make(&plan, storage_from_environment()?)
+    let made = make(&plan, storage_from_environment()?)?;
+    Ok(Initialised { config: config.map(Path::to_path_buf), ..made })
 }
 
 /// Whose and where, decided before anything is written.
@@ -224,7 +233,10 @@ fn secret(settings: &Settings, args: &InitArgs) -> Result<Secret, InitError> {
 fn make(plan: &Plan, storage: Arc<dyn Storage>) -> Result<Initialised, InitError> {
     let state = StateDir::create(&plan.state_dir, plan.service.as_ref().map(|account| account.uid))?;
     let dir = state.path();
-    if dir.join(KEYRING).try_exists().map_err(|source| file("look at", &dir.join(KEYRING), source))? {
+    let exists = |name: &str| dir.join(name).try_exists().map_err(|source| file("look at", &dir.join(name), source));
+    // A catalog without an audit log is no interrupted init: somebody removed the log, and the daemon will say so.
+    let has_keyring = exists(KEYRING)?;
+    if has_keyring && (AuditLog::exists(dir) || exists("catalog")?) {
         return Err(InitError::Initialised(dir.to_path_buf()));
     }
     let source = root_source(&plan.secret, &*storage)?;
@@ -233,8 +245,12 @@ fn make(plan: &Plan, storage: Arc<dyn Storage>) -> Result<Initialised, InitError
     let identity = authority.issue_client(&plan.admin, now.unix_timestamp())?;
     write_identity(&*storage, &plan.identity, &identity)?;
     write_registry(&*storage, dir, plan, &identity.fingerprint, now)?;
-    // INVARIANT: last. What was made before counts for nothing without a keyring.
-    Vault::create(Arc::clone(&storage), dir, &source)?;
+    // INVARIANT: last. What was made before counts for nothing without a keyring and an audit log.
+    let vault = match has_keyring {
+        true => Vault::open(Arc::clone(&storage), dir, &source)?,
+        false => Vault::create(Arc::clone(&storage), dir, &source)?,
+    };
+    AuditLog::create(&vault, now)?;
     hand_over(plan)?;
     let credential = match &plan.secret {
         Secret::Credential(path) => Some(path.clone()),
@@ -246,6 +262,7 @@ fn make(plan: &Plan, storage: Arc<dyn Storage>) -> Result<Initialised, InitError
         uid: plan.admin_uid,
         identity: plan.identity.clone(),
         credential,
+        config: None,
     })
 }
 
@@ -380,18 +397,26 @@ fn file(what: &'static str, path: &Path, source: std::io::Error) -> InitError {
 impl fmt::Display for Initialised {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (state, identity) = (self.state_dir.display(), self.identity.display());
+        let start = match &self.config {
+            Some(config) => format!("cloisterd --config {} run", config.display()),
+            None => "systemctl start cloister, or cloisterd run".to_owned(),
+        };
         writeln!(f, "1. Made an appliance in {state}, with a certificate authority of its own.")?;
-        writeln!(f, "2. Administrator `{}` (uid {}) has an identity in {identity}: keep key.pem secret.", self.admin, self.uid)?;
+        writeln!(
+            f,
+            "2. Administrator `{}` (uid {}) has an identity in {identity}: keep key.pem secret.",
+            self.admin, self.uid
+        )?;
         match &self.credential {
             Some(path) => {
                 let path = path.display();
                 writeln!(f, "3. {path} opens the vault: keep a copy elsewhere, without it all data is lost. Set")?;
                 writeln!(f, "   unseal.source = \"credential\" and unseal.credential = \"{path}\" in cloister.toml.")?;
-                writeln!(f, "4. Start the daemon: systemctl start cloister, or cloisterd run.")?;
+                writeln!(f, "4. Start the daemon: {start}")?;
             }
             None => {
                 writeln!(f, "3. Your passphrase opens the vault: keep a copy elsewhere, without it all data is lost.")?;
-                writeln!(f, "4. Start the daemon (systemctl start cloister, or cloisterd run) and unseal it:")?;
+                writeln!(f, "4. Start the daemon ({start}) and unseal it:")?;
                 writeln!(f, "   cloister --identity {identity} unseal")?;
             }
         }

@@ -87,11 +87,8 @@ impl<'kvs> VisitSource<'kvs> for Fields<'_> {
     fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), log::kv::Error> {
         let value = value.to_string();
         let plain = !value.is_empty() && !value.contains([' ', '"', '=']);
-        let written = if plain {
-            write!(self.0, " {key}={}", OneLine(&value))
-        } else {
-            write!(self.0, " {key}={value:?}")
-        };
+        let written =
+            if plain { write!(self.0, " {key}={}", OneLine(&value)) } else { write!(self.0, " {key}={value:?}") };
         Ok(written?)
     }
 }
@@ -118,11 +115,9 @@ mod tests {
     use super::*;
 
     fn rendered(message: &str, fields: &[(&str, &str)]) -> String {
-        line(&log::Record::builder()
-            .level(log::Level::Warn)
-            .args(format_args!("{message}"))
-            .key_values(&fields)
-            .build())
+        line(
+            &log::Record::builder().level(log::Level::Warn).args(format_args!("{message}")).key_values(&fields).build(),
+        )
     }
 
     #[test]

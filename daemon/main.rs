@@ -15,7 +15,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use clap::{Parser, Subcommand};
 use cloister::api::listener::socket::SocketError;
-use cloister::config::{Config, Settings};
+use cloister::config::{Config, Settings, Surroundings};
 use cloister::harden::{self, HardenError, StateDir};
 use cloister::init::{self, InitArgs, InitError};
 use cloister::{app, logging, notify};
@@ -73,13 +73,20 @@ fn init(cli: &Cli, args: &InitArgs) -> anyhow::Result<()> {
     let (settings, _) = Settings::read(cli.config.as_deref())?;
     // Root may: it gives everything to the service's user at the end.
     harden::process(true)?;
-    println!("{}", init::run(&settings, args)?);
+    println!("{}", init::run(&settings, args, cli.config.as_deref())?);
     Ok(())
 }
 
 fn check_config(cli: &Cli) -> anyhow::Result<()> {
-    let config = Config::load(cli.config.as_deref())?;
-    println!("{config:#?}");
+    let (settings, file) = Settings::read(cli.config.as_deref())?;
+    let shown = toml::to_string_pretty(&settings)?;
+    let config = Config::resolve(settings, file, &Surroundings::of_this_process())?;
+    let source = config.file.as_ref().map_or("no file, all defaults".into(), |file| file.display().to_string());
+    println!(
+        "# {source}; workers are {} and {}\n{shown}",
+        config.workers.engine.display(),
+        config.workers.sandbox.display()
+    );
     let missing = [&config.workers.engine, &config.workers.sandbox, &config.policy.dir];
     for path in missing.into_iter().filter(|path| !path.exists()) {
         eprintln!("cloisterd: warning: `{}` does not exist", path.display());

@@ -188,12 +188,8 @@ async fn greet(stream: UnixStream, door: &Door) -> Result<(TlsStream<UnixStream>
 fn routes_for(
     door: &Door,
     principal: Principal,
-) -> impl Service<
-    Request<Incoming>,
-    Response = warp::reply::Response,
-    Error = Infallible,
-    Future: Send + 'static,
-> + use<> {
+) -> impl Service<Request<Incoming>, Response = warp::reply::Response, Error = Infallible, Future: Send + 'static> + use<>
+{
     let routes = TowerToHyperService::new(warp::service(door.routes.clone()));
     service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(principal.clone());

@@ -25,16 +25,17 @@ use cloister_wire::engine::{Prompt, Sampling};
 use futures_util::Stream;
 use serde::Serialize;
 use tokio::sync::mpsc;
+use warp::Filter;
 use warp::filters::BoxedFilter;
 use warp::path::FullPath;
 use warp::reply::{Reply, Response};
-use warp::Filter;
 
 use self::error::Failure;
 use self::request::Kind;
 use super::body;
-use crate::pipeline::serve::Piece;
+use super::metrics::Metrics;
 use crate::access::Principal;
+use crate::pipeline::serve::Piece;
 
 /// What gives answers: the rest of the daemon, seen from here.
 pub trait Inference: Send + Sync + 'static {
@@ -113,37 +114,38 @@ impl Limits {
 }
 
 /// Everything under `/v1`; rejects only paths that are elsewhere. Needs a [`Principal`] in the extensions.
-pub fn routes<I: Inference>(inference: Arc<I>, limits: Limits) -> BoxedFilter<(Response,)> {
+pub fn routes<I: Inference>(inference: Arc<I>, limits: Limits, metrics: Arc<Metrics>) -> BoxedFilter<(Response,)> {
     let v1 = warp::path("v1");
     let who = warp::ext::get::<Principal>();
-    let api = warp::any().map(move || Api { inference: Arc::clone(&inference), limits });
+    let api = Api { inference, limits, metrics };
+    let api = warp::any().map(move || api.clone());
 
     let models = v1
         .and(warp::path!("models"))
         .and(warp::get())
         .and(who)
         .and(api.clone())
-        .then(async |who, api: Api<I>| respond(api.models(who).await));
+        .then(async |who, api: Api<I>| api.answer("models", api.models(who).await));
     let model = v1
         .and(warp::path!("models" / String))
         .and(warp::get())
         .and(who)
         .and(api.clone())
-        .then(async |id, who, api: Api<I>| respond(api.model(id, who).await));
+        .then(async |id, who, api: Api<I>| api.answer("models", api.model(id, who).await));
     let chat = v1
         .and(warp::path!("chat" / "completions"))
         .and(warp::post())
         .and(who)
         .and(warp::body::stream())
         .and(api.clone())
-        .then(async |who, body, api: Api<I>| respond(api.complete(Kind::Chat, who, body).await));
+        .then(async |who, body, api: Api<I>| api.answer("chat", api.complete(Kind::Chat, who, body).await));
     let text = v1
         .and(warp::path!("completions"))
         .and(warp::post())
         .and(who)
         .and(warp::body::stream())
         .and(api)
-        .then(async |who, body, api: Api<I>| respond(api.complete(Kind::Text, who, body).await));
+        .then(async |who, body, api: Api<I>| api.answer("completions", api.complete(Kind::Text, who, body).await));
     let unknown = v1
         .and(warp::method())
         .and(warp::path::full())
@@ -152,30 +154,33 @@ pub fn routes<I: Inference>(inference: Arc<I>, limits: Limits) -> BoxedFilter<(R
     models.or(model).unify().or(chat).unify().or(text).unify().or(unknown).unify().boxed()
 }
 
-fn respond(outcome: Result<Response, Failure>) -> Response {
-    outcome.unwrap_or_else(Reply::into_response)
-}
-
 struct Api<I> {
     inference: Arc<I>,
     limits: Limits,
+    metrics: Arc<Metrics>,
 }
 
 // Not derived: `I` itself need not be `Clone`.
 impl<I> Clone for Api<I> {
     fn clone(&self) -> Self {
-        Self { inference: Arc::clone(&self.inference), limits: self.limits }
+        Self { inference: Arc::clone(&self.inference), limits: self.limits, metrics: Arc::clone(&self.metrics) }
     }
 }
 
 impl<I: Inference> Api<I> {
-    async fn models(self, who: Principal) -> Result<Response, Failure> {
+    fn answer(&self, api: &'static str, outcome: Result<Response, Failure>) -> Response {
+        let response = outcome.unwrap_or_else(Reply::into_response);
+        self.metrics.answered(api, response.status().as_u16());
+        response
+    }
+
+    async fn models(&self, who: Principal) -> Result<Response, Failure> {
         let cards = self.inference.models(&who).await?;
         let data: Vec<_> = cards.iter().map(answer::model).collect();
         Ok(warp::reply::json(&serde_json::json!({ "object": "list", "data": data })).into_response())
     }
 
-    async fn model(self, id: String, who: Principal) -> Result<Response, Failure> {
+    async fn model(&self, id: String, who: Principal) -> Result<Response, Failure> {
         let cards = self.inference.models(&who).await?;
         match cards.iter().find(|card| card.id == id) {
             Some(card) => Ok(warp::reply::json(&answer::model(card)).into_response()),
@@ -187,7 +192,7 @@ impl<I: Inference> Api<I> {
     }
 
     async fn complete<B: Buf>(
-        self,
+        &self,
         kind: Kind,
         who: Principal,
         body: impl Stream<Item = Result<B, warp::Error>>,
@@ -196,7 +201,7 @@ impl<I: Inference> Api<I> {
         let request = request::parse(kind, &body, &self.limits)?;
         let begun = self.inference.generate(&who, &request.model, request.prompt, request.sampling);
         let completion = begun.await?;
-        let head = answer::Head::new(kind, request.model, &completion)?;
+        let head = answer::Head::new(kind, request.model, &completion, Arc::clone(&self.metrics))?;
         match request.stream {
             Some(options) => answer::streamed(head, completion, options).await,
             None => answer::whole(head, completion).await,

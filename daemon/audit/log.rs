@@ -105,6 +105,11 @@ impl AuditLog {
         Ok(Self(Arc::new(Mutex::new(writer))))
     }
 
+    /// Whether a state folder has a log that was made to its end.
+    pub fn exists(state_dir: &Path) -> bool {
+        state_dir.join(FOLDER).join(HEAD).exists()
+    }
+
     /// Opens the log: verifies all of it, removes what a crash left unacknowledged at its end and
     /// closes intents without outcome as interrupted. Both are said in records.
     ///

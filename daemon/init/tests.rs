@@ -12,9 +12,11 @@ struct Site {
 }
 
 impl Site {
-    /// With a credential: a passphrase costs Argon2's time in each of many runs.
+    /// With a credential: a passphrase costs Argon2's time in each of many runs. In memory where that can
+    /// be, for the same reason: each run syncs some thirty times.
     fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        let in_memory = tempfile::tempdir_in("/dev/shm");
+        let dir = in_memory.or_else(|_| tempfile::tempdir()).unwrap();
         let settings = Settings { state_dir: dir.path().join("state"), allow_root: true, ..Default::default() };
         let args = InitArgs {
             admin: Some("ada".into()),
@@ -41,7 +43,8 @@ impl Site {
     fn check(&self) {
         let source = RootSource::credential_file(&self.path("keys/root.key")).unwrap();
         Vault::open(Arc::new(cloister_vault::Disk), self.path("state"), &source).unwrap();
-        let (ca, server, key) = (self.read("state/tls/ca.pem"), self.read("state/tls/server.pem"), "state/tls/server.key");
+        let (ca, server, key) =
+            (self.read("state/tls/ca.pem"), self.read("state/tls/server.pem"), "state/tls/server.key");
         crate::access::server_config(&ca, &server, &self.read(key)).unwrap();
         Authority::load(&ca, &self.read("state/tls/ca.key")).unwrap();
         assert_eq!(ca, self.read("identity/ca.pem"));
@@ -60,7 +63,9 @@ fn a_new_appliance_is_whole_and_private() {
     let site = Site::new();
     let done = site.init(Arc::new(cloister_vault::Disk)).unwrap();
     site.check();
-    for secret in ["state/tls/ca.key", "state/tls/server.key", "identity/key.pem", "keys/root.key", "state/keyring.json"] {
+    for secret in
+        ["state/tls/ca.key", "state/tls/server.key", "identity/key.pem", "keys/root.key", "state/keyring.json"]
+    {
         assert_eq!(std::fs::metadata(site.path(secret)).unwrap().mode() & 0o777, 0o600, "{secret}");
     }
     let steps = done.to_string();

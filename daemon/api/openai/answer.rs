@@ -10,7 +10,7 @@
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::pin::Pin;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -26,6 +26,7 @@ use warp::reply::{Reply, Response};
 use super::error::Failure;
 use super::request::{Kind, StreamOptions, random};
 use super::{Completion, ModelCard};
+use crate::api::metrics::Metrics;
 use crate::pipeline::serve::Piece;
 
 /// A model card in OpenAI's shape, with vLLM's additions for adapters.
@@ -43,6 +44,7 @@ pub(super) struct Head {
     created: u64,
     model: String,
     fingerprint: String,
+    metrics: Arc<Metrics>,
 }
 
 /// How an answer ended.
@@ -53,14 +55,19 @@ struct End {
 
 impl Head {
     /// A new answer's.
-    pub(super) fn new(kind: Kind, model: String, completion: &Completion) -> Result<Self, Failure> {
+    pub(super) fn new(
+        kind: Kind,
+        model: String,
+        completion: &Completion,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, Failure> {
         let prefix = match kind {
             Kind::Chat => "chatcmpl",
             Kind::Text => "cmpl",
         };
         let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let id = format!("{prefix}-{:016x}{:016x}", random()?, random()?);
-        Ok(Self { kind, id, created, model, fingerprint: completion.fingerprint.clone() })
+        Ok(Self { kind, id, created, model, fingerprint: completion.fingerprint.clone(), metrics })
     }
 
     fn object(&self, object: &str, choices: Value) -> Value {
@@ -125,40 +132,43 @@ enum Step {
     End(End),
 }
 
-/// `None` stands for a channel that closed without an end.
-fn step(piece: Option<Piece>) -> Result<Step, Failure> {
-    let (reason, prompt_tokens, completion_tokens) = match piece {
-        Some(Piece::Text(text)) => return Ok(Step::Text(text)),
-        Some(Piece::Failed(error)) => return Err(error.into()),
-        Some(Piece::Finished { reason, prompt_tokens, completion_tokens }) => {
-            (reason, prompt_tokens, completion_tokens)
-        }
-        None => {
-            let message = "the engine ended before its answer did; it is being restarted, ask again";
-            return Err(ApiError::new(ErrorCode::Failed, message).into());
-        }
-    };
-    let reason = match reason {
-        FinishReason::Stop => "stop",
-        FinishReason::Length => "length",
-        FinishReason::Cancelled => {
-            let message = "the answer was cancelled: the adapter was undeployed, or the daemon is stopping";
-            return Err(ApiError::new(ErrorCode::Unavailable, message).into());
-        }
-    };
-    let usage = json!({
-        "prompt_tokens": prompt_tokens,
-        "completion_tokens": completion_tokens,
-        "total_tokens": prompt_tokens + completion_tokens,
-    });
-    Ok(Step::End(End { reason, usage }))
+impl Head {
+    /// `None` stands for a channel that closed without an end.
+    fn step(&self, piece: Option<Piece>) -> Result<Step, Failure> {
+        let (reason, prompt_tokens, completion_tokens) = match piece {
+            Some(Piece::Text(text)) => return Ok(Step::Text(text)),
+            Some(Piece::Failed(error)) => return Err(error.into()),
+            Some(Piece::Finished { reason, prompt_tokens, completion_tokens }) => {
+                (reason, prompt_tokens, completion_tokens)
+            }
+            None => {
+                let message = "the engine ended before its answer did; it is being restarted, ask again";
+                return Err(ApiError::new(ErrorCode::Failed, message).into());
+            }
+        };
+        let reason = match reason {
+            FinishReason::Stop => "stop",
+            FinishReason::Length => "length",
+            FinishReason::Cancelled => {
+                let message = "the answer was cancelled: the adapter was undeployed, or the daemon is stopping";
+                return Err(ApiError::new(ErrorCode::Unavailable, message).into());
+            }
+        };
+        self.metrics.generated(prompt_tokens, completion_tokens);
+        let usage = json!({
+            "prompt_tokens": prompt_tokens,
+            "completion_tokens": completion_tokens,
+            "total_tokens": prompt_tokens + completion_tokens,
+        });
+        Ok(Step::End(End { reason, usage }))
+    }
 }
 
 /// Waits for the end, then answers with one object. Dropping the future drops the completion.
 pub(super) async fn whole(head: Head, mut completion: Completion) -> Result<Response, Failure> {
     let mut answer = String::new();
     loop {
-        match step(completion.pieces.recv().await)? {
+        match head.step(completion.pieces.recv().await)? {
             Step::Text(text) => answer.push_str(&text),
             Step::End(end) => return Ok(warp::reply::json(&head.whole(&answer, end)).into_response()),
         }
@@ -171,7 +181,7 @@ pub(super) async fn streamed(
     mut completion: Completion,
     options: StreamOptions,
 ) -> Result<Response, Failure> {
-    let first = step(completion.pieces.recv().await)?;
+    let first = head.step(completion.pieces.recv().await)?;
     let mut events = Events {
         head,
         include_usage: options.include_usage,
@@ -258,7 +268,8 @@ impl Stream for Events {
                 return Poll::Ready(None);
             }
             let piece = ready!(self.pieces.poll_recv(context));
-            self.take(step(piece));
+            let step = self.head.step(piece);
+            self.take(step);
         }
     }
 }

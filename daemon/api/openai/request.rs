@@ -151,12 +151,12 @@ fn seed(value: Option<Value>) -> Result<u64, Failure> {
 
 /// Eight random bytes, where no seed was given.
 pub(super) fn random() -> Result<u64, Failure> {
-    ring::rand::generate::<[u8; 8]>(&SystemRandom::new())
-        .map(|random| u64::from_le_bytes(random.expose()))
-        .map_err(|_| {
+    ring::rand::generate::<[u8; 8]>(&SystemRandom::new()).map(|random| u64::from_le_bytes(random.expose())).map_err(
+        |_| {
             use cloister_wire::admin::{ApiError, ErrorCode};
             ApiError::new(ErrorCode::Failed, "the system gives no random numbers").into()
-        })
+        },
+    )
 }
 
 fn text(value: Option<Value>) -> Result<String, Failure> {
@@ -192,7 +192,9 @@ fn message(at: usize, value: Value) -> Result<Message, Failure> {
         Some("system") => "system",
         Some("user") => "user",
         Some("assistant") => "assistant",
-        _ => return Err(wrong(".role", "must be `system`, `developer`, `user` or `assistant`; tools are not supported")),
+        _ => {
+            return Err(wrong(".role", "must be `system`, `developer`, `user` or `assistant`; tools are not supported"));
+        }
     };
     let content = match fields.take("content") {
         Some(Value::String(text)) => text,
@@ -237,7 +239,9 @@ impl Fields {
         let Some(value) = self.take(name) else { return Ok(None) };
         match value.as_f64() {
             Some(number) if (least..=most).contains(&number) => Ok(Some(number)),
-            _ if least > 0.0 => Err(Failure::invalid(Some(name), format!("`{name}` must be above 0 and at most {most}"))),
+            _ if least > 0.0 => {
+                Err(Failure::invalid(Some(name), format!("`{name}` must be above 0 and at most {most}")))
+            }
             _ => Err(Failure::invalid(Some(name), format!("`{name}` must be a number from {least} to {most}"))),
         }
     }
