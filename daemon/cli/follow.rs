@@ -8,7 +8,7 @@ use std::time::Duration;
 use cloister_wire::admin::{ApiError, ErrorCode, Job, JobEvent, JobState};
 
 use crate::client::{Client, Lines, Reply, admin};
-use crate::error::{CliError, failed};
+use crate::error::{CliError, failed, unavailable};
 use crate::progress::JobView;
 
 /// How often and how long a daemon that went away is looked for.
@@ -35,45 +35,41 @@ async fn to_rest(client: &Client, id: &str) -> Result<Reply<Job>, ApiError> {
     let mut view = JobView::new(&first.value);
     let mut tries = 0;
     loop {
-        let before = view_events(client, id, &mut view, &mut tries).await;
+        let events = view_events(client, id, &mut view, &mut tries).await;
         // Asked again rather than taken from the stream: this is the object that `--json` prints.
-        let now = match before {
-            Ok(()) => client.get::<Job>(&path).await,
-            Err(error) => Err(error),
-        };
-        match now {
-            Ok(reply) if reply.value.state.at_rest() => {
+        let now = client.get::<Job>(&path).await;
+        let trouble = match (events, now) {
+            (_, Ok(reply)) if reply.value.state.at_rest() => {
                 view.finish();
                 return Ok(reply);
             }
-            Err(error) if error.code != ErrorCode::Unavailable || tries >= RETRIES => {
-                view.finish();
-                return Err(lost(error, id));
-            }
-            Ok(_) if tries >= RETRIES => {
-                view.finish();
-                return Err(lost(failed("the daemon keeps ending the job's events early"), id));
-            }
-            Ok(_) | Err(_) => {
-                tries += 1;
-                view.note(format!("{id}: lost the daemon, looking for it again"));
-                tokio::time::sleep(RETRY).await;
-            }
+            (Err(error), _) | (_, Err(error)) => error,
+            (Ok(()), Ok(_)) => unavailable("the daemon ended the job's events before the job's end"),
+        };
+        if trouble.code != ErrorCode::Unavailable || tries >= RETRIES {
+            view.finish();
+            return Err(lost(trouble, id));
         }
+        tries += 1;
+        view.note(format!("{id}: lost sight of it ({trouble}), looking again"));
+        tokio::time::sleep(RETRY).await;
     }
 }
 
-/// Reads events until the stream ends; anything that arrives shows that the daemon is there.
+/// Reads events until the job rests or the stream ends; progress shows that looking was worth it.
 async fn view_events(client: &Client, id: &str, view: &mut JobView, tries: &mut u32) -> Result<(), ApiError> {
     let mut lines: Lines = client.lines(&admin(&["jobs", id, "events"])).await?;
     while let Some(line) = lines.next().await? {
-        *tries = 0;
         // An empty line keeps the connection alive.
         if line.is_empty() {
             continue;
         }
         match serde_json::from_slice(&line) {
-            Ok(JobEvent::Progress(progress)) => view.progress(&progress),
+            Ok(JobEvent::Progress(progress)) => {
+                *tries = 0;
+                view.progress(&progress);
+            }
+            Ok(JobEvent::Job(job)) if job.state.at_rest() => return Ok(()),
             Ok(JobEvent::Job(job)) => view.state(&job),
             Err(error) => return Err(failed(format!("an event of job `{id}` is not understood: {error}"))),
         }

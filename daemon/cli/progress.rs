@@ -47,17 +47,18 @@ fn styled(total: Option<u64>, template: &str) -> ProgressBar {
 pub(crate) struct JobView {
     bar: Option<ProgressBar>,
     pace: Pace,
+    noted: String,
 }
 
 impl JobView {
     /// Chooses bar or lines by where standard error goes.
     pub(crate) fn new(job: &Job) -> Self {
         let bar = io::stderr().is_terminal().then(|| {
-            let bar = styled(Some(0), "{bar:24} {pos}/{len} {wide_msg}");
+            let bar = styled(Some(0), "{bar:12} {pos}/{len} {wide_msg}");
             bar.set_message(format!("{}: waiting for its turn", job.id));
             bar
         });
-        Self { bar, pace: Pace::default() }
+        Self { bar, pace: Pace::default(), noted: String::new() }
     }
 
     /// It moved on.
@@ -88,8 +89,12 @@ impl JobView {
         self.note(text);
     }
 
-    /// A word beside the progress.
+    /// A word beside the progress; the same one is not said twice in a row.
     pub(crate) fn note(&mut self, text: String) {
+        if text == self.noted {
+            return;
+        }
+        self.noted.clone_from(&text);
         match &self.bar {
             Some(bar) => bar.set_message(render::printable(&text)),
             None => {
@@ -144,13 +149,14 @@ pub(crate) fn describe(progress: &JobProgress) -> String {
 
 fn step_figures(step: &Progress) -> String {
     let loss = step.loss.map_or_else(|| "loss –".to_string(), |loss| format!("loss {loss:.4}"));
+    // The most wanted first: a narrow terminal cuts the end off.
     format!(
-        "epoch {:.2} · {loss} · lr {:.2e} · {:.0} tok/s · {} · {} left",
-        step.epoch,
+        "{loss} · lr {:.2e} · {:.0} tok/s · {} · {} left · epoch {:.2}",
         step.learning_rate,
         step.tokens_per_s,
         render::bytes(step.peak_rss_bytes),
-        render::duration(step.seconds_left)
+        render::duration(step.seconds_left),
+        step.epoch
     )
 }
 
@@ -209,7 +215,7 @@ mod tests {
         };
         assert_eq!(
             describe(&JobProgress::Step(step)),
-            "step 40/200 · epoch 0.40 · loss 2.5000 · lr 2.00e-4 · 812 tok/s · 1.5 GiB · 3m 20s left"
+            "step 40/200 · loss 2.5000 · lr 2.00e-4 · 812 tok/s · 1.5 GiB · 3m 20s left · epoch 0.40"
         );
     }
 }

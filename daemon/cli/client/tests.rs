@@ -41,10 +41,10 @@ async fn an_upload_is_one_line_of_json_and_the_file() {
     assert_eq!((bar.position(), body.len()), (3_000_001, 3_000_001 + 17));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
 async fn a_daemon_that_refuses_an_upload_midway_is_still_heard() {
     // The race between its answer and our writing is real: once is not enough.
-    for _ in 0..20 {
+    for _ in 0..60 {
         let door = Door::new();
         let file = door.folder.path().join("visits.csv");
         fs::write(&file, vec![b'x'; 20 << 20]).unwrap();

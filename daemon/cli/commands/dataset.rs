@@ -24,8 +24,8 @@ Examples:
       --prompt 'Summarise this dialogue:\\n\\n{dialogue}' --answer section_text
   cloister dataset import chats.jsonl --name chats --label internal --purpose support
 
-Without --prompt and --answer the usual names are looked for: messages; prompt or instruction (+ input) and
-completion, output, response or answer.")]
+Without --prompt and --answer the usual names are looked for: messages, or
+prompt (instruction + input) and completion (output, response, answer).")]
     Import(ImportArgs),
     /// List datasets
     #[command(after_help = "Example:\n  cloister dataset list")]

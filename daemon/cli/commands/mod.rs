@@ -41,16 +41,17 @@ pub(crate) struct Cli {
     #[arg(
         long,
         global = true,
+        help_heading = "Everywhere",
         env = "CLOISTER_SOCKET",
         value_name = "PATH",
         default_value = "/run/cloister/cloister.sock"
     )]
     socket: PathBuf,
     /// Folder of certificate.pem, key.pem and ca.pem [default: ~/.config/cloister]
-    #[arg(long, global = true, env = "CLOISTER_IDENTITY", value_name = "DIR")]
+    #[arg(long, global = true, help_heading = "Everywhere", env = "CLOISTER_IDENTITY", value_name = "DIR")]
     identity: Option<PathBuf>,
     /// Print JSON on standard output, errors included
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = "Everywhere")]
     json: bool,
     #[command(subcommand)]
     command: Command,

@@ -9,7 +9,7 @@ use toml::{Table, Value};
 
 use crate::error::{CliError, invalid};
 
-const REMEDY: &str = "mend the recipe; ARCHITECTURE.md lists every key with its default";
+const REMEDY: &str = "`cloister train --help` shows every key with its default";
 
 /// Parses the file's text with the settings applied; gives back the TOML to send.
 ///
