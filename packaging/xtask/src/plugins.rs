@@ -85,7 +85,8 @@ impl Toolchain {
         };
         cargo.current_dir(root).env("CARGO_TARGET_DIR", target);
         // Cargo sets these for the xtask process; they describe the host's toolchain, not the guests'.
-        for inherited in ["RUSTC", "RUSTDOC", "RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "RUSTUP_TOOLCHAIN", "RUSTC_WRAPPER"]
+        for inherited in
+            ["RUSTC", "RUSTDOC", "RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "RUSTUP_TOOLCHAIN", "RUSTC_WRAPPER"]
         {
             cargo.env_remove(inherited);
         }
@@ -163,8 +164,7 @@ fn componentise(guest: &Guest, version: &str, modules: &Path, out: &Path) -> Res
     write(&plugin.component, &component)?;
     let digest = sha256(&plugin.component)?;
     let Guest { name, world, .. } = guest;
-    let manifest =
-        format!("name = \"{name}\"\nversion = \"{version}\"\nworld = \"{world}\"\nsha256 = \"{digest}\"\n");
+    let manifest = format!("name = \"{name}\"\nversion = \"{version}\"\nworld = \"{world}\"\nsha256 = \"{digest}\"\n");
     // Last, because its time says that the component is complete.
     write(&plugin.manifest, manifest.as_bytes())?;
     Ok(plugin)
