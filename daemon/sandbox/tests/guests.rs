@@ -73,7 +73,7 @@ fn quality_gives_what_it_gives_natively() {
 
 /// Every record is an instance of its own, so what an instance costs is what a data set costs.
 #[test]
-fn two_hundred_dialogues_are_cleaned_within_seconds() {
+fn two_hundred_dialogues_are_cleaned_within_a_minute() {
     let turn = "Doctor: Hello, I am Doctor Kumar. How are you feeling today?\nPatient: Better since March 3rd. I am ninety \
                 two, call (555) 123-4567.\nDoctor: Any fever or chills, cough, chest pain or congestion?\nPatient: No.\n";
     let records: Vec<Record> = (1..=200)
@@ -87,5 +87,5 @@ fn two_hundred_dialogues_are_cleaned_within_seconds() {
     let (outcomes, kept) = sandbox.run(&records);
     println!("200 dialogues in {:?}", start.elapsed());
     assert_eq!((outcomes.len(), kept.len()), (200, 200));
-    assert!(start.elapsed().as_secs() < 30, "took {:?}", start.elapsed());
+    assert!(start.elapsed().as_secs() < 60, "took {:?}", start.elapsed());
 }
