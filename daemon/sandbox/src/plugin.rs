@@ -81,7 +81,8 @@ impl Plugin {
         }
         let world = link(&engine, &component, world)?;
         start_ticker(&engine);
-        let unknown = Description { name: String::new(), version: String::new(), summary: String::new(), gives: Vec::new() };
+        let unknown =
+            Description { name: String::new(), version: String::new(), summary: String::new(), gives: Vec::new() };
         let mut plugin = Self { engine, world, limits, description: unknown };
         plugin.description = plugin.describe().map_err(Refusal::Description)?;
         Ok(plugin)

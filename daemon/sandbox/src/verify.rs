@@ -28,16 +28,17 @@ pub(crate) fn description(description: &Description) -> Result<(), String> {
         && gives.len() <= MAX_GIVES
         && summary.len() <= MAX_SUMMARY
         && printable(summary);
-    sane.then_some(()).ok_or_else(|| "invalid: a name, version, summary or kind is empty, too long or not printable".into())
+    sane.then_some(())
+        .ok_or_else(|| "invalid: a name, version, summary or kind is empty, too long or not printable".into())
 }
 
 /// A cleaner's answer about `record`.
 pub(crate) fn cleaned(record: &Record, outcome: cleaning::Outcome, says: &Description) -> Result<Fate, String> {
     match outcome {
         cleaning::Outcome::Dropped(reason) if is_code(&reason) => Ok((RecordResult::Dropped { reason }, None)),
-        cleaning::Outcome::Dropped(_) => Err(format!(
-            "invalid: a reason to drop is a code of `a-z`, `0-9` and `-`, at most {MAX_WORD} bytes"
-        )),
+        cleaning::Outcome::Dropped(_) => {
+            Err(format!("invalid: a reason to drop is a code of `a-z`, `0-9` and `-`, at most {MAX_WORD} bytes"))
+        }
         cleaning::Outcome::Kept(kept) => {
             let messages = messages(record, kept.messages)?;
             let findings = kept.findings.into_iter().map(|f| finding(record, f, says)).collect::<Result<_, _>>()?;

@@ -42,7 +42,8 @@ fn a_memory_bomb_leaves_the_process_small() {
     let mut sandbox = hostile(quick());
     sandbox.run(&(1..=20).map(|row| record(row, "memory")).collect::<Vec<_>>());
     let status = std::fs::read_to_string(format!("/proc/{}/status", sandbox.pid())).unwrap();
-    let peak: u64 = status.lines().find_map(|l| l.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse().ok()).unwrap();
+    let peak: u64 =
+        status.lines().find_map(|l| l.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse().ok()).unwrap();
     assert!(peak < 400 << 10, "the process grew to {} MiB", peak >> 10);
 }
 

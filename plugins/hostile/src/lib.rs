@@ -12,9 +12,7 @@ pub struct Hostile;
 export_cleaner!(Hostile);
 
 /// Every mode, as the record's content names it.
-pub const MODES: [&str; 7] = [
-    "loop", "memory", "output", "trap", "offset", "reshape", "remember",
-];
+pub const MODES: [&str; 7] = ["loop", "memory", "output", "trap", "offset", "reshape", "remember"];
 
 impl Cleaner for Hostile {
     fn describe() -> Description {
@@ -42,10 +40,7 @@ impl Cleaner for Hostile {
 }
 
 fn kept(messages: Vec<Message>) -> Outcome {
-    Outcome::Kept {
-        messages,
-        findings: Vec::new(),
-    }
+    Outcome::Kept { messages, findings: Vec::new() }
 }
 
 fn spin() -> Outcome {

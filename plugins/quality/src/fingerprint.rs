@@ -10,9 +10,7 @@ const PRIME: u64 = 0x0000_0100_0000_01b3;
 pub(crate) fn of(contents: &[&str]) -> u64 {
     contents.iter().fold(OFFSET_BASIS, |hash, content| {
         let letters = content.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase);
-        let hash = letters.fold(hash, |hash, letter| {
-            letter.encode_utf8(&mut [0; 4]).bytes().fold(hash, add)
-        });
+        let hash = letters.fold(hash, |hash, letter| letter.encode_utf8(&mut [0; 4]).bytes().fold(hash, add));
         add(hash, 0)
     })
 }

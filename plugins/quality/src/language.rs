@@ -42,7 +42,8 @@ fn trim(word: &str) -> &str {
 
 fn is_word_like(word: &str) -> bool {
     let length = word.chars().count();
-    if length == 0 || length > LENGTH || !word.chars().all(|c| c.is_alphabetic() || matches!(c, '\'' | '’' | '-' | '/')) {
+    if length == 0 || length > LENGTH || !word.chars().all(|c| c.is_alphabetic() || matches!(c, '\'' | '’' | '-' | '/'))
+    {
         return false;
     }
     // Scripts without case or vowels of ours are taken on trust.

@@ -30,10 +30,13 @@ static STREET: LazyLock<Regex> = LazyLock::new(|| {
         r"(?: [0-9]{5}(?:-[0-9]{4})?)?)?)",
     ))
 });
-static UNIT: LazyLock<Regex> =
-    LazyLock::new(|| span::pattern(r"\b(?P<value>(?i:suite|ste\.|apt\.?|apartment|p\.? ?o\.? box) ?#?[0-9]+[A-Za-z]?)\b"));
+static UNIT: LazyLock<Regex> = LazyLock::new(|| {
+    span::pattern(r"\b(?P<value>(?i:suite|ste\.|apt\.?|apartment|p\.? ?o\.? box) ?#?[0-9]+[A-Za-z]?)\b")
+});
 static MILITARY: LazyLock<Regex> = LazyLock::new(|| {
-    span::pattern(r"\b(?P<value>(?:(?:PSC|CMR|Unit) [0-9]+,? Box [0-9]+,?\s+|USN?S [A-Z][a-z]+,?\s+)?(?:APO|FPO|DPO),? A[AEP] [0-9]{5})\b")
+    span::pattern(
+        r"\b(?P<value>(?:(?:PSC|CMR|Unit) [0-9]+,? Box [0-9]+,?\s+|USN?S [A-Z][a-z]+,?\s+)?(?:APO|FPO|DPO),? A[AEP] [0-9]{5})\b",
+    )
 });
 static AFTER_CUE: LazyLock<Regex> = LazyLock::new(|| {
     span::pattern(concat!(
@@ -49,9 +52,45 @@ static ZIP: LazyLock<Regex> = LazyLock::new(|| {
     ))
 });
 
+/// What each pattern cannot match without.
+const MILITARY_CUES: [&str; 3] = ["apo", "fpo", "dpo"];
+const SUFFIXES: [&str; 24] = [
+    " st",
+    " ave",
+    " road",
+    " rd",
+    " boulevard",
+    " blvd",
+    " lane",
+    " ln",
+    " drive",
+    " court",
+    " way",
+    " pl",
+    " terrace",
+    " cir",
+    " highway",
+    " hwy",
+    " parkway",
+    " pkwy",
+    " square",
+    " trail",
+    " crescent",
+    " close",
+    " street",
+    " avenue",
+];
+const PLACES: [&str; 12] = [
+    "live ", "lives ", "lived ", "living ", "resid", "moved ", "sent ", "deliver", "located", "arrived", "address",
+    "home:",
+];
+const UNITS: [&str; 5] = ["suite", "ste.", "apt", "apartment", "box"];
+
 pub(crate) fn find(text: &str, out: &mut Vec<Span>) {
-    if span::has_digits(text, 1) {
-        for pattern in [&MILITARY, &STREET, &AFTER_CUE, &UNIT] {
+    let numbered = span::has_digits(text, 1);
+    let detectors = [(&MILITARY, &MILITARY_CUES[..]), (&STREET, &SUFFIXES), (&AFTER_CUE, &PLACES), (&UNIT, &UNITS)];
+    for (pattern, cues) in detectors {
+        if numbered && span::mentions(text, cues) {
             span::collect(pattern, text, Kind::Address, |_| true, out);
         }
     }

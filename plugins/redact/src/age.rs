@@ -19,11 +19,7 @@ macro_rules! old {
 }
 
 static WITH_UNIT: LazyLock<Regex> = LazyLock::new(|| {
-    span::pattern(concat!(
-        r"(?i)\b",
-        old!(),
-        r"[ -]*(?:years?[ -]old|years? of age|y\.?/?o\b|yr\.?[ -]old)",
-    ))
+    span::pattern(concat!(r"(?i)\b", old!(), r"[ -]*(?:years?[ -]old|years? of age|y\.?/?o\b|yr\.?[ -]old)",))
 });
 static AFTER_CUE: LazyLock<Regex> = LazyLock::new(|| {
     span::pattern(concat!(
@@ -34,8 +30,10 @@ static AFTER_CUE: LazyLock<Regex> = LazyLock::new(|| {
 });
 
 pub(crate) fn find(text: &str, out: &mut Vec<Span>) {
-    let spoken = ["inety", "INETY", "undred", "UNDRED"];
-    if span::has_digits(text, 2) || spoken.iter().any(|word| text.contains(word)) {
+    let bytes = text.as_bytes();
+    let nineties = bytes.windows(2).any(|w| w[0] == b'9' && w[1].is_ascii_digit());
+    let hundreds = bytes.windows(3).any(|w| w[0] == b'1' && w[1..].iter().all(u8::is_ascii_digit));
+    if nineties || hundreds || span::mentions(text, &["ninety", "hundred"]) {
         span::collect(&WITH_UNIT, text, Kind::Age, |_| true, out);
         span::collect(&AFTER_CUE, text, Kind::Age, |_| true, out);
     }

@@ -6,8 +6,7 @@ use regex::Regex;
 
 use crate::span::{self, Kind, Span};
 
-static CARD: LazyLock<Regex> =
-    LazyLock::new(|| span::pattern(r"\b(?P<value>[2-6][0-9]{3}(?:[ -]?[0-9]){9,15})\b"));
+static CARD: LazyLock<Regex> = LazyLock::new(|| span::pattern(r"\b(?P<value>[2-6][0-9]{3}(?:[ -]?[0-9]){9,15})\b"));
 
 pub(crate) fn find(text: &str, out: &mut Vec<Span>) {
     if span::has_digits(text, 13) {
@@ -27,7 +26,7 @@ fn passes_luhn(value: &str) -> bool {
             (_, digit) => 2 * digit,
         })
         .sum();
-    sum % 10 == 0
+    sum.is_multiple_of(10)
 }
 
 #[cfg(test)]

@@ -82,19 +82,18 @@ static MONTH: LazyLock<Regex> = LazyLock::new(|| {
     ))
 });
 
-const MONTH_STEMS: [&str; 12] = [
-    "jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec",
-];
+const MONTH_STEMS: [&str; 12] = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"];
 
 pub(crate) fn find(text: &str, out: &mut Vec<Span>) {
-    if span::has_digits(text, 4) {
+    if span::has_digits(text, 4) && text.contains(['/', '-', '.']) {
         span::collect(&NUMERIC, text, Kind::Date, is_calendar, out);
     }
-    if span::has_digits(text, 2) {
+    if span::has_digits(text, 2) && text.contains('/') {
         span::collect(&AFTER_CUE, text, Kind::Date, is_calendar, out);
     }
     let lower = text.to_ascii_lowercase();
-    if MONTH_STEMS.iter().any(|stem| lower.contains(stem)) {
+    let mut words = lower.split(|c: char| !c.is_ascii_alphabetic());
+    if words.any(|word| MONTH_STEMS.iter().any(|stem| word.starts_with(stem))) {
         span::collect(&NAMED, text, Kind::Date, is_day_of_month, out);
         span::collect(&MONTH, text, Kind::Date, |_| true, out);
     }
@@ -105,13 +104,8 @@ pub(crate) fn find(text: &str, out: &mut Vec<Span>) {
 fn is_calendar(value: &str) -> bool {
     let date = value.split([' ', 'T', 't', ',']).next().unwrap_or(value);
     let separators: Vec<char> = date.chars().filter(|c| !c.is_ascii_digit()).collect();
-    let parts: Vec<u32> = date
-        .split(|c: char| !c.is_ascii_digit())
-        .filter_map(|part| part.parse().ok())
-        .collect();
-    let day_and_month = |a: u32, b: u32| {
-        (1..=31).contains(&a) && (1..=31).contains(&b) && (a <= 12 || b <= 12)
-    };
+    let parts: Vec<u32> = date.split(|c: char| !c.is_ascii_digit()).filter_map(|part| part.parse().ok()).collect();
+    let day_and_month = |a: u32, b: u32| (1..=31).contains(&a) && (1..=31).contains(&b) && (a <= 12 || b <= 12);
     match *parts.as_slice() {
         [month, year] if year > 1800 => (1..=12).contains(&month),
         [a, b] => day_and_month(a, b),

@@ -38,15 +38,8 @@ impl Entities {
 }
 
 fn normalise(kind: Kind, text: &str) -> Vec<String> {
-    let words = text
-        .split(|c: char| !c.is_alphanumeric())
-        .filter(|word| !word.is_empty())
-        .map(str::to_lowercase);
-    if kind == Kind::Name {
-        words.collect()
-    } else {
-        vec![words.collect()]
-    }
+    let words = text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()).map(str::to_lowercase);
+    if kind == Kind::Name { words.collect() } else { vec![words.collect()] }
 }
 
 fn same(kind: Kind, known: &[String], words: &[String]) -> bool {

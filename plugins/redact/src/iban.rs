@@ -6,12 +6,11 @@ use regex::Regex;
 
 use crate::span::{self, Kind, Span};
 
-static IBAN: LazyLock<Regex> = LazyLock::new(|| {
-    span::pattern(r"(?i)\b(?P<value>[a-z]{2}[0-9]{2}(?:[ -]?[a-z0-9]){11,30})\b")
-});
+static IBAN: LazyLock<Regex> =
+    LazyLock::new(|| span::pattern(r"(?i)\b(?P<value>[a-z]{2}[0-9]{2}(?:[ -]?[a-z0-9]){11,30})\b"));
 
 pub(crate) fn find(text: &str, out: &mut Vec<Span>) {
-    if !span::has_digits(text, 10) {
+    if !span::has_digits(text, 8) {
         return;
     }
     for found in IBAN.find_iter(text) {
@@ -38,9 +37,10 @@ fn is_iban(value: &str) -> bool {
         return false;
     }
     // The first four characters move to the end; a letter counts as two digits.
-    let remainder = compact[4..].iter().chain(&compact[..4]).fold(0, |sum, &digit| {
-        (sum * if digit < 10 { 10 } else { 100 } + digit) % 97
-    });
+    let remainder = compact[4..]
+        .iter()
+        .chain(&compact[..4])
+        .fold(0, |sum, &digit| (sum * if digit < 10 { 10 } else { 100 } + digit) % 97);
     remainder == 1
 }
 

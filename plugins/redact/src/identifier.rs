@@ -14,8 +14,25 @@ static IDENTIFIER: LazyLock<Regex> = LazyLock::new(|| {
     ))
 });
 
+/// What the pattern starts with.
+const CUES: [&str; 13] = [
+    "licen",
+    "passport",
+    "policy",
+    "account",
+    "acct",
+    "member",
+    "insurance",
+    "beneficiary",
+    "group",
+    "serial",
+    "medic",
+    "npi",
+    "dea",
+];
+
 pub(crate) fn find(text: &str, out: &mut Vec<Span>) {
-    if span::has_digits(text, 6) {
+    if span::has_digits(text, 4) && span::mentions(text, &CUES) {
         let accept = |value: &str| span::digits(value).count() >= 6;
         span::collect(&IDENTIFIER, text, Kind::Id, accept, out);
     }

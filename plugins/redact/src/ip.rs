@@ -13,7 +13,9 @@ static ADDRESS: LazyLock<Regex> = LazyLock::new(|| {
 });
 
 pub(crate) fn find(text: &str, out: &mut Vec<Span>) {
-    if text.bytes().filter(|b| matches!(b, b'.' | b':')).count() >= 2 && span::has_digits(text, 1) {
+    // Both kinds of address have at least three separators with hexadecimal digits right before them.
+    let separators = text.as_bytes().windows(2).filter(|w| w[0].is_ascii_hexdigit() && matches!(w[1], b'.' | b':'));
+    if span::has_digits(text, 1) && separators.count() >= 3 {
         span::collect(&ADDRESS, text, Kind::Ip, is_address, out);
     }
 }

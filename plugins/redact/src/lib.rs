@@ -74,7 +74,6 @@ pub fn find_all(texts: &[&str]) -> Vec<Vec<Span>> {
     let known = name::known_words(texts, &found);
     for (text, spans) in texts.iter().zip(&mut found) {
         name::find_known(text, &known, spans);
-        name::find_given(text, spans);
         *spans = span::settle(core::mem::take(spans));
     }
     found
@@ -83,7 +82,7 @@ pub fn find_all(texts: &[&str]) -> Vec<Vec<Span>> {
 /// Every detector over one text. Order is precedence: of two overlapping spans
 /// the earlier detector's is kept, so the more specific ones come first.
 fn find(text: &str) -> Vec<Span> {
-    let detectors: [fn(&str, &mut Vec<Span>); 14] = [
+    let detectors: [fn(&str, &mut Vec<Span>); 15] = [
         email::find,
         url::find,
         ip::find,
@@ -98,6 +97,7 @@ fn find(text: &str) -> Vec<Span> {
         age::find,
         name::find_introduced,
         speaker::find,
+        name::find_given,
     ];
     let mut spans = Vec::new();
     for detect in detectors {
@@ -107,13 +107,7 @@ fn find(text: &str) -> Vec<Span> {
 }
 
 /// `text` with each span replaced by its entity's token; says so in `findings`.
-fn replace(
-    message: usize,
-    text: &str,
-    spans: &[Span],
-    entities: &mut Entities,
-    findings: &mut Vec<Finding>,
-) -> String {
+fn replace(message: usize, text: &str, spans: &[Span], entities: &mut Entities, findings: &mut Vec<Finding>) -> String {
     let mut cleaned = String::with_capacity(text.len());
     let mut copied = 0;
     for span in spans {

@@ -15,8 +15,24 @@ static MRN: LazyLock<Regex> = LazyLock::new(|| {
     ))
 });
 
+/// What the pattern starts with.
+const CUES: [&str; 12] = [
+    "mrn",
+    "mr#",
+    "mr #",
+    "record",
+    "chart",
+    "patient",
+    "hospital",
+    "case",
+    "encounter",
+    "visit",
+    "accession",
+    "specimen",
+];
+
 pub(crate) fn find(text: &str, out: &mut Vec<Span>) {
-    if span::has_digits(text, 4) {
+    if span::has_digits(text, 3) && span::mentions(text, &CUES) {
         let accept = |value: &str| span::digits(value).count() >= 4;
         span::collect(&MRN, text, Kind::Mrn, accept, out);
     }

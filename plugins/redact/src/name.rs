@@ -40,15 +40,18 @@ static GREETING: LazyLock<Regex> = LazyLock::new(|| {
     )
 });
 
-/// Before a name only if it is a known given name or has a surname: `I'm Cuban`.
-static SELF: LazyLock<Regex> = LazyLock::new(|| {
-    span::pattern(r"(?i)\b(?:i am|i(?:'|’)m|this is|it is|it(?:'|’)s|that is|that(?:'|’)s|and|speaking with|spoke (?:to|with)|seen by|followed by|called|for|by|from)[ \t]+")
-});
-
 /// What makes the word before it a name: `Anna Schmidt speaking`, `John Roe, MD`.
 static CREDENTIAL: LazyLock<Regex> = LazyLock::new(|| {
-    span::pattern(r",? (?:M\.?D\.?|D\.?O\.?|Ph\.?D\.?|R\.?N\.?|PA-C|N\.?P\.?|FACS|FACC|DDS|DPM|LCSW|CRNA|speaking|calling)(?:(?u-i:[^A-Za-z])|$)")
+    span::pattern(
+        r",? (?:M\.?D\.?|D\.?O\.?|Ph\.?D\.?|R\.?N\.?|PA-C|N\.?P\.?|FACS|FACC|DDS|DPM|LCSW|CRNA|speaking|calling)(?:(?u-i:[^A-Za-z])|$)",
+    )
 });
+
+/// What the pattern cannot match without.
+const CREDENTIALS: [&str; 18] = [
+    "MD", "M.D", "DO", "D.O", "PhD", "Ph.D", "RN", "R.N", "PA-C", "NP", "N.P", "FAC", "DDS", "DPM", "LCSW", "CRNA",
+    "speaking", "calling",
+];
 
 /// Names that a cue in `text` introduces.
 pub(crate) fn find_introduced(text: &str, out: &mut Vec<Span>) {
@@ -61,8 +64,8 @@ pub(crate) fn find_introduced(text: &str, out: &mut Vec<Span>) {
     for cue in GREETING.find_iter(text) {
         push(text, read(text, cue.end()).filter(|name| is_addressed(text, name)), out);
     }
-    for cue in SELF.find_iter(text) {
-        push(text, read(text, cue.end()).filter(|name| is_full_name(&text[name.clone()])), out);
+    if !CREDENTIALS.iter().any(|credential| text.contains(credential)) {
+        return;
     }
     for cue in CREDENTIAL.find_iter(text) {
         push(text, read_before(text, cue.start()), out);
@@ -76,7 +79,7 @@ pub(crate) fn known_words(texts: &[&str], found: &[Vec<Span>]) -> BTreeSet<Strin
         .zip(found)
         .flat_map(|(text, spans)| spans.iter().filter(|s| s.kind == Kind::Name).map(|s| &text[s.start..s.end]))
         .flat_map(|name| name.split([' ', '\t']))
-        .filter(|word| word.chars().count() > 2 && !is_in(&AMBIGUOUS, word) && !is_in(&COMMON, word) && is_capitalised(word))
+        .filter(|word| word.chars().count() > 2 && !AMBIGUOUS.has(word) && !COMMON.has(word) && is_capitalised(word))
         .map(str::to_owned)
         .collect()
 }
@@ -97,8 +100,11 @@ pub(crate) fn find_known(text: &str, known: &BTreeSet<String>, out: &mut Vec<Spa
 /// Common given names, with the surname that follows.
 pub(crate) fn find_given(text: &str, out: &mut Vec<Span>) {
     let mut read_to = 0;
-    for word in words(text).filter(|word| is_in(&GIVEN_NAMES, &text[strip_possessive(text, word.clone())])) {
-        if word.start < read_to {
+    for word in words(text) {
+        let bare = &text[strip_possessive(text, word.clone())];
+        // All capitals are an abbreviation (`ANA`), all small an ordinary word.
+        let is_given = is_title_case(bare) && GIVEN_NAMES.has(bare);
+        if !is_given || word.start < read_to {
             continue;
         }
         let name = read(text, word.start);
@@ -125,7 +131,7 @@ fn read(text: &str, at: usize) -> Option<Range<usize>> {
             next = skip_space(text, word.end);
             continue;
         }
-        if !is_capitalised(value) || is_in(&COMMON, value) {
+        if !is_capitalised(value) || COMMON.has(value) {
             break;
         }
         let bare = strip_possessive(text, word.clone());
@@ -149,19 +155,17 @@ fn read_before(text: &str, at: usize) -> Option<Range<usize>> {
     }
     let mut starts: Vec<usize> = words(&text[from..at]).map(|word| from + word.start).collect();
     starts.drain(..starts.len().saturating_sub(4));
-    starts.into_iter().find_map(|start| {
-        read(text, start).filter(|name| name.end == at && text[name.clone()].contains(' '))
-    })
+    starts
+        .into_iter()
+        .find_map(|start| read(text, start).filter(|name| name.end == at && text[name.clone()].contains(' ')))
 }
 
 fn is_addressed(text: &str, name: &Range<usize>) -> bool {
     let rest = text[name.end..].trim_start_matches([' ', '\t']);
-    rest.is_empty() || rest.starts_with([',', '.', '!', '?', '\n', '\r', ';', '-']) || rest.starts_with("how") || rest.starts_with("and")
-}
-
-/// Whether a name can stand without a cue that only names follow.
-fn is_full_name(name: &str) -> bool {
-    name.split(' ').next().is_some_and(|first| is_in(&GIVEN_NAMES, first))
+    rest.is_empty()
+        || rest.starts_with([',', '.', '!', '?', '\n', '\r', ';', '-'])
+        || rest.starts_with("how")
+        || rest.starts_with("and")
 }
 
 /// `Allen test`, `Bell's palsy`, `circle of Willis`.
@@ -170,8 +174,8 @@ fn is_eponym(text: &str, name: &Range<usize>) -> bool {
     let noun = after.trim_start_matches([' ', '-']);
     let noun = &noun[..noun.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(noun.len())];
     let before = text[..name.start].trim_end();
-    is_in(&EPONYM_NOUNS, noun.trim_end_matches('s'))
-        || is_in(&EPONYM_NOUNS, noun)
+    EPONYM_NOUNS.has(noun.trim_end_matches('s'))
+        || EPONYM_NOUNS.has(noun)
         || EPONYM_WHOLES.iter().any(|whole| before.ends_with(whole))
 }
 
@@ -213,8 +217,6 @@ fn is_capitalised(word: &str) -> bool {
     word.chars().next().is_some_and(char::is_uppercase)
 }
 
-/// Whether a sorted list of lower-case words has `word`, whatever its case.
-fn is_in(list: &[&str], word: &str) -> bool {
-    let lower = word.to_lowercase();
-    list.binary_search(&lower.as_str()).is_ok()
+fn is_title_case(word: &str) -> bool {
+    is_capitalised(word) && word.chars().nth(1).is_some_and(char::is_lowercase)
 }

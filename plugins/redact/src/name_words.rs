@@ -1,39 +1,69 @@
-//! Word lists of the name detectors. All but the last two are sorted and lower-case, because they are
-//! searched by bisection; a test holds that.
+//! Word lists of the name detectors: `words/*.txt`, lower-case, separated by white space.
+
+use std::{collections::HashSet, sync::LazyLock};
+
+/// A list of words; asked without regard to case.
+pub(crate) struct Words(LazyLock<HashSet<&'static str>>);
+
+impl Words {
+    pub(crate) fn has(&self, word: &str) -> bool {
+        self.0.contains(word.to_lowercase().as_str())
+    }
+}
+
+macro_rules! words {
+    ($file:literal) => {
+        Words(LazyLock::new(|| include_str!(concat!("../words/", $file)).split_whitespace().collect()))
+    };
+}
 
 /// Given names that are hardly ever anything else: known as names wherever they stand.
-pub(crate) const GIVEN_NAMES: [&str; 624] = [
-    "aaron", "abigail", "adam", "adrian", "agnes", "ahmed", "aidan", "aileen", "alan", "albert", "alec", "alejandra", "alejandro", "alex", "alexander", "alexandra", "alexis", "alfred", "alice", "alicia", "alison", "allan", "allen", "allison", "alvin", "alyssa", "amanda", "amelia", "amy", "ana", "anders", "andrea", "andreas", "andrew", "angela", "angelica", "angie", "anil", "anita", "ann", "anna", "anne", "annette", "annie", "anthony", "antonio", "ariana", "arlene", "arnold", "arthur", "ashlee", "ashley", "audrey", "ava", "barbara", "barry", "beatrice", "becky", "belinda", "ben", "benjamin", "bernadette", "bernard", "bernice", "bertha", "bessie", "beth", "bethany", "betty", "beverly", "billy", "björn", "bob", "bobby", "bonnie", "boris", "brad", "bradley", "brandi", "brandon", "brandy", "brenda", "brent", "brett", "brian", "brianna", "bridget", "brittany", "bruce", "bryan", "caitlin", "caleb", "calvin", "cameron", "candice", "carl", "carla", "carlos", "carol", "carole", "caroline", "carolyn", "carrie", "casey", "cassandra", "catherine", "cathy", "cecilia", "charlene", "charles", "charlie", "chelsea", "cheryl", "chloe", "chris", "christina", "christine", "christopher", "cindy", "claire", "clara", "clarence", "claude", "claudia", "clayton", "clifford", "clinton", "colin", "colleen", "connie", "connor", "courtney", "craig", "cristina", "curtis", "cynthia", "dan", "dana", "daniel", "danielle", "danny", "darlene", "darrell", "darren", "daryl", "dave", "david", "deanna", "debbie", "deborah", "debra", "denise", "dennis", "derek", "derrick", "desiree", "devin", "diana", "diane", "dianne", "dmitri", "dolores", "dominic", "dominique", "donald", "donna", "doris", "dorothy", "doug", "douglas", "duane", "dustin", "dwayne", "dylan", "eddie", "edgar", "edith", "edna", "eduardo", "edward", "edwin", "eileen", "elaine", "eleanor", "elena", "elijah", "elizabeth", "ella", "ellen", "elmer", "elsie", "emily", "emma", "eric", "erica", "erik", "erika", "erin", "ernest", "esther", "ethan", "ethel", "eugene", "eva", "evan", "evelyn", "fatima", "felicia", "felix", "fernando", "frances", "francis", "francisco", "frank", "franklin", "françois", "fred", "frederick", "gabriel", "gabriela", "gabrielle", "gail", "gary", "geoffrey", "george", "gerald", "geraldine", "gilbert", "gina", "giovanni", "giuseppe", "gladys", "glenn", "gloria", "gordon", "greg", "gregory", "gwendolyn", "günter", "hailey", "hannah", "hans", "harold", "harriet", "harry", "hassan", "heather", "hector", "heidi", "helen", "henry", "herbert", "hiroshi", "howard", "hugh", "ian", "ibrahim", "igor", "inga", "ingmar", "ingrid", "irene", "isaac", "isabel", "isabella", "jackie", "jacob", "jacqueline", "jaime", "james", "jamie", "jane", "janet", "janice", "jared", "jasmine", "jason", "javier", "jeanette", "jeanne", "jeff", "jeffery", "jeffrey", "jenna", "jennifer", "jenny", "jeremiah", "jeremy", "jerome", "jesse", "jessica", "jessie", "jill", "jim", "jimmy", "joan", "joann", "joanna", "joanne", "jodi", "joe", "joel", "johan", "john", "johnny", "jon", "jonathan", "jorge", "jose", "joseph", "josephine", "joshua", "joyce", "juan", "juanita", "judith", "judy", "julia", "julian", "julie", "justin", "jürgen", "kaitlyn", "karen", "karl", "karla", "kate", "katherine", "kathleen", "kathryn", "kathy", "katie", "katrina", "kayla", "kaylee", "keith", "kelsey", "ken", "kendra", "kenji", "kenneth", "kevin", "kimberly", "klaus", "kristen", "kristi", "kristin", "kristina", "kristine", "kurt", "kyle", "larry", "lars", "laura", "lauren", "laurence", "laurie", "lawrence", "leah", "lena", "leo", "leon", "leonard", "leroy", "leslie", "lewis", "liam", "lillian", "lillie", "linda", "lindsay", "lindsey", "lisa", "lloyd", "logan", "lois", "lonnie", "lori", "lorraine", "louis", "louise", "lucas", "lucia", "lucille", "lucy", "luis", "luke", "lydia", "lynn", "mabel", "mackenzie", "madeline", "maggie", "malik", "marc", "marcia", "marco", "marcus", "margaret", "margarita", "maria", "marian", "marie", "marilyn", "mario", "marion", "marissa", "marjorie", "marlene", "marsha", "martha", "martin", "marvin", "mary", "mathew", "matthew", "maureen", "maurice", "maxine", "megan", "melanie", "melinda", "melissa", "melvin", "meredith", "michael", "micheal", "michele", "michelle", "miguel", "mike", "mildred", "milton", "mindy", "minnie", "miranda", "mitchell", "miya", "mohamed", "mohammed", "molly", "monica", "monique", "muhammad", "muriel", "myrtle", "nancy", "naomi", "natalia", "natalie", "natasha", "nathan", "nathaniel", "neil", "nellie", "nicholas", "nick", "nicolas", "nicole", "nina", "noah", "nora", "norman", "olga", "olivia", "omar", "oscar", "pamela", "patricia", "patrick", "paul", "paula", "pauline", "pedro", "peggy", "pete", "peter", "philip", "phillip", "phyllis", "pierre", "priscilla", "priya", "rachael", "rachel", "rafael", "raj", "rajesh", "ralph", "ramon", "ramona", "randall", "randy", "raul", "raymond", "rebecca", "reginald", "rene", "renee", "rhonda", "ricardo", "richard", "ricky", "rita", "robert", "roberta", "roberto", "rodney", "roger", "roland", "ron", "ronald", "ronnie", "rosa", "rosalie", "rosemary", "ross", "roy", "ruben", "ruth", "ryan", "sabrina", "sally", "sam", "samantha", "samuel", "sandra", "sanjay", "sara", "sarah", "scott", "sean", "sebastian", "sergei", "sergio", "seth", "sharon", "shaun", "shawn", "sheila", "shelby", "shelly", "sheri", "sherri", "sherry", "shirley", "sidney", "simon", "sonia", "sonya", "sophia", "stacey", "stacy", "stanley", "stefan", "stella", "stephanie", "stephen", "steve", "steven", "stuart", "sunil", "susan", "suzanne", "sven", "svetlana", "sylvia", "tabitha", "tamara", "tammy", "tanya", "tara", "teresa", "terrance", "terry", "thelma", "theodore", "theresa", "thomas", "tiffany", "tim", "timothy", "tina", "todd", "tom", "tommy", "toni", "tony", "tonya", "tracey", "tracy", "travis", "trevor", "tristan", "tyler", "valerie", "vanessa", "vera", "vernon", "veronica", "vicki", "vickie", "victor", "victoria", "vijay", "vincent", "vivian", "vladimir", "walter", "wanda", "warren", "wayne", "wendy", "wesley", "wilfred", "william", "willie", "wilma", "yolanda", "yuki", "yusuf", "yvonne", "zachary", "zoe",
-];
-
+pub(crate) static GIVEN_NAMES: Words = words!("given_names.txt");
 /// Names that are words, places or colours too: only names where a cue says so.
-pub(crate) const AMBIGUOUS: [&str; 180] = [
-    "april", "art", "back", "baker", "banks", "beard", "bell", "berry", "best", "bill", "bird", "bishop", "black", "blood", "bone", "brown", "brush", "burns", "bush", "carpenter", "carter", "case", "chance", "chase", "cherry", "church", "colon", "cook", "cooper", "cotton", "crane", "cross", "dawn", "day", "dean", "dey", "drew", "early", "east", "english", "faith", "farmer", "field", "fields", "fish", "fisher", "foot", "ford", "fox", "french", "friday", "frost", "gay", "gene", "german", "glass", "glen", "gold", "goldman", "good", "grace", "gray", "green", "grey", "hand", "hart", "head", "hill", "holiday", "hope", "house", "hunter", "irish", "jack", "jay", "jean", "joy", "june", "king", "knight", "lake", "lamb", "lane", "large", "law", "lin", "little", "long", "lord", "love", "major", "man", "mark", "marsh", "mason", "may", "mcburney", "miles", "miller", "monday", "moody", "moon", "nail", "noble", "norm", "north", "northern", "page", "pain", "park", "parker", "parks", "pat", "patient", "payne", "penny", "poor", "pope", "porter", "potter", "power", "powers", "price", "rain", "ray", "read", "reading", "rice", "rich", "rivers", "rob", "robin", "rose", "ruby", "sample", "scott", "self", "sharp", "shepherd", "short", "silver", "sin", "singer", "small", "smith", "snow", "south", "star", "stark", "stone", "storm", "strange", "street", "sue", "summers", "sun", "sunday", "sweet", "swift", "taylor", "tiffany", "trace", "tracy", "victor", "walker", "ward", "weaver", "weeks", "welsh", "west", "white", "will", "wills", "winters", "wise", "wolf", "woman", "wood", "woods", "young",
-];
-
+pub(crate) static AMBIGUOUS: Words = words!("ambiguous.txt");
 /// Capitalised at the start of a sentence or by habit, and never part of a name.
-pub(crate) const COMMON: [&str; 465] = [
-    "a", "about", "acute", "address", "advil", "african", "african-american", "after", "afternoon", "against", "ah", "aids", "albuterol", "aleve", "all", "allegra", "allergies", "also", "always", "am", "american", "an", "and", "anesthetist", "another", "anterior", "any", "anyone", "april", "are", "aren't", "as", "asian", "ask", "aspirin", "assessment", "assistant", "at", "attention", "august", "baby", "bactrim", "be", "because", "been", "before", "being", "bilateral", "black", "both", "boy", "bp", "british", "brother", "but", "by", "bye", "cad", "call", "can", "can't", "canadian", "catholic", "caucasian", "cbc", "center", "chf", "child", "children", "chinese", "christian", "christmas", "chronic", "class", "clinic", "cm", "colleague", "come", "copd", "could", "couldn't", "ct", "cuban", "dad", "daddy", "date", "daughter", "dear", "december", "department", "did", "didn't", "dm", "do", "doctor", "doctors", "does", "doesn't", "don't", "done", "dr", "dvt", "each", "easter", "ecg", "eeg", "eight", "ekg", "emergency", "english", "er", "european", "even", "evening", "every", "everybody", "everyone", "exam", "excuse", "family", "father", "fax", "february", "feel", "few", "fine", "first", "five", "folks", "for", "four", "french", "friday", "friend", "from", "gentleman", "gerd", "german", "get", "girl", "give", "go", "god", "good", "goodbye", "got", "grade", "great", "guest", "guest_clinician", "guest_family", "guy", "guys", "had", "halloween", "has", "hasn't", "have", "haven't", "he", "he's", "hello", "help", "her", "here", "here's", "hers", "hey", "hi", "him", "his", "hispanic", "history", "hiv", "hmm", "hospital", "how", "how's", "hr", "htn", "husband", "i", "i'd", "i'll", "i'm", "i've", "ibuprofen", "icu", "if", "in", "indian", "insulin", "intern", "into", "irish", "is", "isn't", "it", "it's", "italian", "its", "iv", "january", "japanese", "jesus", "jewish", "july", "june", "just", "keep", "kg", "kid", "kids", "know", "korean", "lab", "ladies", "lady", "lateral", "latina", "latino", "lb", "left", "let", "let's", "level", "like", "lipitor", "lisinopril", "listen", "look", "lord", "love", "lower", "ma'am", "madam", "make", "man", "manager", "many", "march", "may", "md", "me", "medial", "medicaid", "medical", "medicare", "medications", "men", "metformin", "mexican", "mg", "might", "mine", "miss", "missus", "mister", "ml", "mm", "mom", "mommy", "monday", "more", "morning", "most", "mother", "motrin", "mr", "mri", "mrs", "ms", "much", "muslim", "must", "my", "name", "naprosyn", "native", "need", "negative", "never", "nice", "night", "nine", "no", "none", "nope", "normal", "not", "november", "now", "np", "nurse", "nurses", "october", "of", "off", "office", "oh", "ok", "okay", "on", "one", "only", "onto", "or", "other", "our", "ours", "out", "over", "pa", "past", "patient", "patients", "pe", "phd", "phone", "physical", "plan", "please", "positive", "posterior", "practitioner", "prednisone", "professor", "prozac", "put", "re", "resident", "review", "right", "rn", "room", "russian", "said", "saturday", "say", "second", "see", "september", "seven", "shall", "she", "she's", "should", "shouldn't", "signs", "since", "sir", "sister", "six", "so", "social", "some", "somebody", "someone", "son", "sorry", "spanish", "specialist", "stage", "start", "station", "still", "stop", "subject", "sunday", "sure", "surgery", "surgical", "systems", "take", "tell", "ten", "than", "thank", "thanks", "thanksgiving", "that", "that's", "the", "their", "theirs", "them", "then", "there", "there's", "these", "they", "they're", "think", "third", "this", "those", "three", "thursday", "to", "today", "tomorrow", "tonight", "try", "tuesday", "two", "tylenol", "type", "uh", "um", "unit", "unknown", "until", "up", "upper", "us", "uti", "vital", "wait", "want", "ward", "was", "wasn't", "we", "we'll", "we're", "we've", "wednesday", "welcome", "well", "were", "weren't", "what", "what's", "when", "where", "which", "while", "white", "who", "who's", "whose", "why", "wife", "will", "with", "without", "woman", "women", "won't", "would", "wouldn't", "x-ray", "xray", "yeah", "yep", "yes", "yesterday", "you", "you'll", "you're", "you've", "your", "yours", "zoloft", "zyprexa",
-];
-
-/// What follows a name that has become a medical or a place's term: `Crohn's disease`.
-pub(crate) const EPONYM_NOUNS: [&str; 199] = [
-    "agar", "anemia", "anomaly", "antigen", "approach", "artery", "arthropathy", "assessment", "ataxia", "avenue", "bacillus", "bacteria", "bag", "blade", "bodies", "body", "boot", "brace", "breath", "breathing", "bursa", "canal", "cancer", "carcinoma", "cast", "catheter", "cell", "cells", "center", "centre", "chorea", "clamp", "classification", "clinic", "collar", "college", "contracture", "county", "cream", "criteria", "criterion", "curette", "curve", "cyst", "cysts", "deformity", "dementia", "diet", "disease", "diseases", "diverticulum", "drain", "dressing", "duct", "dystrophy", "effect", "elbow", "encephalopathy", "equation", "esophagus", "fascia", "fever", "filter", "fold", "foot", "forceps", "formula", "foundation", "fracture", "fractures", "frame", "gait", "gangrene", "gland", "grade", "graft", "granulomatosis", "hand", "hepatitis", "hernia", "hip", "hospital", "incision", "index", "inhaler", "institute", "inventory", "knee", "lactate", "law", "ligament", "line", "lines", "lymphoma", "malformation", "maneuver", "manoeuvre", "medium", "method", "murmur", "muscle", "nail", "nailing", "nails", "needle", "nephropathy", "nerve", "neuroma", "node", "nodes", "nodule", "nodules", "oesophagus", "ointment", "operation", "osteotomy", "palsy", "paralysis", "phenomenon", "phlegmon", "pin", "pins", "plexus", "pneumonia", "point", "port", "position", "pouch", "probe", "procedure", "protocol", "psychosis", "purpura", "questionnaire", "ratio", "reflex", "reflexes", "regimen", "respiration", "response", "retractor", "rhythm", "ring", "rings", "road", "rule", "sarcoma", "scale", "school", "scissors", "score", "screw", "screws", "shunt", "sign", "signs", "sinus", "solution", "space", "speculum", "sphincter", "splint", "sponge", "spots", "stage", "staging", "stain", "stent", "street", "struma", "suture", "syndrome", "technique", "tendon", "test", "tests", "tetrad", "tetralogy", "thrombosis", "thyroiditis", "toe", "tool", "triad", "triangle", "tube", "tumor", "tumour", "ulcer", "ulcers", "university", "valve", "valves", "vein", "virus", "walker", "wire", "wires", "wort", "wrap",
-];
-
+pub(crate) static COMMON: Words = words!("common.txt");
+/// What follows a name that has become a term of medicine or a place: `Crohn's disease`.
+pub(crate) static EPONYM_NOUNS: Words = words!("eponym_nouns.txt");
 /// Words of speaker labels and headings that are no names.
-pub(crate) const LABELS: [&str; 267] = [
-    "a", "abdomen", "abdominal", "abstract", "activity", "address", "admission", "age", "agent", "ai", "alcohol", "allergies", "allergy", "anesthesia", "anesthesiologist", "answer", "assessment", "assistant", "attending", "background", "blood", "bmi", "bot", "boy", "bp", "brother", "caller", "cardiac", "cardiovascular", "cc", "chest", "chief", "child", "client", "clinician", "code", "comment", "comments", "company", "comparison", "complaint", "complications", "conclusion", "conclusions", "condition", "constitutional", "context", "counselor", "course", "dad", "date", "daughter", "day", "dear", "department", "description", "diagnoses", "diagnosis", "diet", "discharge", "discussion", "disposition", "dob", "doctor", "doctors", "drugs", "ears", "ed", "edcourse", "email", "endocrine", "estimated", "exam", "examination", "example", "examples", "extremities", "eyes", "factors", "fam", "fam/sochx", "family", "father", "fax", "fh", "figure", "findings", "follow", "follow-up", "followup", "friday", "from", "gastrointestinal", "gender", "general", "genhx", "genitourinary", "gest_family", "gi", "girl", "gu", "guest", "guest_clinican", "guest_clinician", "guest_family", "gynecologic", "head", "heart", "heent", "height", "hematologic", "history", "hospital", "how", "hpi", "human", "husband", "hx", "illness", "imaging", "immunizations", "impression", "indication", "indications", "input", "instruction", "instructions", "intern", "interviewee", "interviewer", "introduction", "lab", "laboratory", "labs", "list", "loss", "lung", "lungs", "lymphatic", "man", "medical", "medication", "medications", "meds", "methods", "mom", "monday", "mother", "mouth", "mrn", "musculoskeletal", "name", "neck", "neuro", "neurologic", "neurological", "nose", "note", "notes", "number", "nurse", "objective", "objectives", "obstetric", "occupation", "of", "operator", "other", "other_history", "otherhx", "output", "paramedic", "parent", "past", "pastmedicalhx", "pastsurgical", "patient", "patients", "person", "pharmacist", "phone", "physical", "physician", "plan", "pmh", "position", "present", "pressure", "problem", "problems", "procedure", "procedures", "provider", "psh", "psych", "psychiatric", "pulmonary", "pulse", "q", "question", "race", "radiology", "re", "reason", "receptionist", "recommendation", "recommendations", "references", "resident", "respiratory", "response", "results", "review", "risk", "ros", "saturday", "sex", "sh", "signs", "sister", "skin", "sochx", "social", "son", "speaker", "specimen", "specimens", "spouse", "ssn", "student", "subject", "subjective", "summary", "sunday", "surgeon", "surgical", "system", "systems", "table", "technique", "temperature", "therapist", "throat", "thursday", "time", "title", "to", "tobacco", "total", "treatment", "tuesday", "url", "user", "visit", "vital", "vitals", "warning", "website", "wednesday", "weight", "what", "when", "where", "who", "why", "wife", "woman",
-];
+pub(crate) static LABELS: Words = words!("labels.txt");
 
 /// What stands before a name that has become a part of the body or a place: `circle of Willis`.
 pub(crate) const EPONYM_WHOLES: [&str; 29] = [
-    "circle of", "sphincter of", "bundle of", "pouch of", "ligament of", "ampulla of", "tetralogy of", "islets of", "loop of", "duct of", "foramen of", "triangle of", "angle of", "space of", "canal of", "node of", "nodes of", "valve of", "vein of", "artery of", "fissure of", "organ of", "zone of", "line of", "crypts of", "glands of", "city of", "state of", "university of",
+    "circle of",
+    "sphincter of",
+    "bundle of",
+    "pouch of",
+    "ligament of",
+    "ampulla of",
+    "tetralogy of",
+    "islets of",
+    "loop of",
+    "duct of",
+    "foramen of",
+    "triangle of",
+    "angle of",
+    "space of",
+    "canal of",
+    "node of",
+    "nodes of",
+    "valve of",
+    "vein of",
+    "artery of",
+    "fissure of",
+    "organ of",
+    "zone of",
+    "line of",
+    "crypts of",
+    "glands of",
+    "city of",
+    "state of",
+    "university of",
 ];
-
 /// Lower-case words inside a name.
 pub(crate) const PARTICLES: [&str; 18] = [
-    "van", "von", "de", "der", "den", "la", "le", "del", "di", "da", "dos", "du", "el", "al", "bin", "ibn", "ter", "ten",
+    "van", "von", "de", "der", "den", "la", "le", "del", "di", "da", "dos", "du", "el", "al", "bin", "ibn", "ter",
+    "ten",
 ];
 
 #[cfg(test)]
@@ -41,10 +71,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_lists_are_sorted_and_lower_case() {
-        for list in [&GIVEN_NAMES[..], &AMBIGUOUS, &COMMON, &EPONYM_NOUNS, &LABELS] {
-            assert!(list.is_sorted());
-            assert!(list.iter().all(|word| *word == word.to_lowercase()));
+    fn the_lists_are_lower_case_or_a_word_in_them_is_never_found() {
+        for list in [&GIVEN_NAMES, &AMBIGUOUS, &COMMON, &EPONYM_NOUNS, &LABELS] {
+            assert!(list.0.len() > 50 && list.0.iter().all(|word| list.has(word)));
         }
     }
 }

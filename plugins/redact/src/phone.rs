@@ -14,7 +14,9 @@ static NORTH_AMERICAN: LazyLock<Regex> = LazyLock::new(|| {
     ))
 });
 static INTERNATIONAL: LazyLock<Regex> = LazyLock::new(|| {
-    span::pattern(r"(?:^|(?u-i:[^0-9A-Za-z]))(?P<value>(?:\+|001-)[0-9]{1,3}(?:[-. ]?\(?[0-9]{1,5}\)?){2,6}(?:x[0-9]{1,6})?)\b")
+    span::pattern(
+        r"(?:^|(?u-i:[^0-9A-Za-z]))(?P<value>(?:\+|001-)[0-9]{1,3}(?:[-. ]?\(?[0-9]{1,5}\)?){2,6}(?:x[0-9]{1,6})?)\b",
+    )
 });
 static AFTER_CUE: LazyLock<Regex> = LazyLock::new(|| {
     span::pattern(concat!(

@@ -88,11 +88,7 @@ pub struct Span {
 
 impl Span {
     pub(crate) fn new(range: core::ops::Range<usize>, kind: Kind) -> Self {
-        Self {
-            start: range.start,
-            end: range.end,
-            kind,
-        }
+        Self { start: range.start, end: range.end, kind }
     }
 }
 
@@ -102,10 +98,7 @@ pub(crate) fn settle(found: Vec<Span>) -> Vec<Span> {
     for span in found {
         // What is kept never overlaps, so only the nearest neighbour that starts
         // before this span's end can touch it.
-        let touches = kept
-            .range(..span.end)
-            .next_back()
-            .is_some_and(|(_, before)| before.end > span.start);
+        let touches = kept.range(..span.end).next_back().is_some_and(|(_, before)| before.end > span.start);
         if !touches && span.start < span.end {
             kept.insert(span.start, span);
         }
@@ -116,20 +109,11 @@ pub(crate) fn settle(found: Vec<Span>) -> Vec<Span> {
 /// Compiles one of this crate's constant patterns.
 #[allow(clippy::expect_used)] // constants: the test of each file compiles all of them
 pub(crate) fn pattern(source: &str) -> Regex {
-    regex::RegexBuilder::new(source)
-        .unicode(false)
-        .build()
-        .expect("a constant pattern compiles")
+    regex::RegexBuilder::new(source).unicode(false).build().expect("a constant pattern compiles")
 }
 
 /// Adds the capture group `value` of each match of `pattern` that `accept` takes.
-pub(crate) fn collect(
-    pattern: &Regex,
-    text: &str,
-    kind: Kind,
-    accept: impl Fn(&str) -> bool,
-    out: &mut Vec<Span>,
-) {
+pub(crate) fn collect(pattern: &Regex, text: &str, kind: Kind, accept: impl Fn(&str) -> bool, out: &mut Vec<Span>) {
     for captures in pattern.captures_iter(text) {
         if let Some(value) = captures.name("value").filter(|v| accept(v.as_str())) {
             out.push(Span::new(value.range(), kind));
@@ -137,10 +121,26 @@ pub(crate) fn collect(
     }
 }
 
-/// Whether `text` has a run of digits at all: a cheap look that saves compiling
-/// the patterns that need one. A fresh instance a record compiles what it uses.
-pub(crate) fn has_digits(text: &str, at_least: usize) -> bool {
-    text.bytes().filter(u8::is_ascii_digit).take(at_least).count() == at_least
+/// Whether `text` has a number of at least `count` digits, separators inside it not counted.
+///
+/// This and [`mentions`] are cheap looks before a pattern is used for the first time: every record gets an instance of
+/// its own, and compiling all patterns costs it fifty times more than using them.
+pub(crate) fn has_digits(text: &str, count: usize) -> bool {
+    let mut run = 0;
+    text.bytes().any(|byte| {
+        run = match byte {
+            b'0'..=b'9' => run + 1,
+            b' ' | b'-' | b'.' | b'/' | b'(' | b')' | b':' | b'+' => run,
+            _ => 0,
+        };
+        run >= count
+    })
+}
+
+/// Whether `text` has one of `words`, which are lower-case, in any case.
+pub(crate) fn mentions(text: &str, words: &[&str]) -> bool {
+    let lower = text.to_ascii_lowercase();
+    words.iter().any(|word| lower.contains(word))
 }
 
 /// The digits of `text`, as numbers.

@@ -11,10 +11,13 @@ use crate::{
 };
 
 static LABEL: LazyLock<Regex> = LazyLock::new(|| {
-    span::pattern(r#"(?m)^[ \t>]*(?P<value>[A-Z](?u-i:[A-Za-z'\u{80}-\u{10ffff}-])+(?: [A-Z](?u-i:[A-Za-z'.\u{80}-\u{10ffff}-])*){0,2})[ \t]?:[ \t]*(?P<quote>\\?(?:"|“))?"#)
+    span::pattern(
+        r#"(?m)^[ \t>]*(?P<value>[A-Z](?u-i:[A-Za-z'\u{80}-\u{10ffff}-])+(?: [A-Z](?u-i:[A-Za-z'.\u{80}-\u{10ffff}-])*){0,2})[ \t]?:[ \t]*(?P<quote>\\?(?:"|“))?"#,
+    )
 });
-static ROLE: LazyLock<Regex> =
-    LazyLock::new(|| span::pattern(r"(?m)^[ \t>]*(?:Doctor|Patient|Nurse|Guest[_ ]\w+|Interviewer|Clinician|Therapist|Physician):"));
+static ROLE: LazyLock<Regex> = LazyLock::new(|| {
+    span::pattern(r"(?m)^[ \t>]*(?:Doctor|Patient|Nurse|Guest[_ ]\w+|Interviewer|Clinician|Therapist|Physician):")
+});
 
 pub(crate) fn find(text: &str, out: &mut Vec<Span>) {
     let mut seen: BTreeMap<&str, Vec<Span>> = BTreeMap::new();
@@ -41,5 +44,5 @@ pub(crate) fn find(text: &str, out: &mut Vec<Span>) {
 }
 
 fn is_role_or_heading(label: &str) -> bool {
-    label.split([' ', '-']).any(|word| LABELS.binary_search(&word.to_lowercase().as_str()).is_ok())
+    label.split([' ', '-']).any(|word| LABELS.has(word))
 }

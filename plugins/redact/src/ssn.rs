@@ -6,17 +6,16 @@ use regex::Regex;
 
 use crate::span::{self, Kind, Span};
 
-static SEPARATED: LazyLock<Regex> =
-    LazyLock::new(|| span::pattern(r"\b(?P<value>[0-9]{3}[- ][0-9]{2}[- ][0-9]{4})\b"));
+static SEPARATED: LazyLock<Regex> = LazyLock::new(|| span::pattern(r"\b(?P<value>[0-9]{3}[- ][0-9]{2}[- ][0-9]{4})\b"));
 static AFTER_CUE: LazyLock<Regex> = LazyLock::new(|| {
-    span::pattern(
-        r"(?i)\b(?:ssn|social security(?: (?:number|no\.?|#))?)[\s:#]*(?:is |was )?(?P<value>[0-9]{9})\b",
-    )
+    span::pattern(r"(?i)\b(?:ssn|social security(?: (?:number|no\.?|#))?)[\s:#]*(?:is |was )?(?P<value>[0-9]{9})\b")
 });
 
 pub(crate) fn find(text: &str, out: &mut Vec<Span>) {
     if span::has_digits(text, 9) {
         span::collect(&SEPARATED, text, Kind::Ssn, is_issued, out);
+    }
+    if span::has_digits(text, 9) && span::mentions(text, &["ssn", "social"]) {
         span::collect(&AFTER_CUE, text, Kind::Ssn, |_| true, out);
     }
 }

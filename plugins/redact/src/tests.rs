@@ -30,6 +30,7 @@ fn names_go() {
     check("Seen with Tariq Aziz, MD today", "Seen with [NAME_1], MD today");
     check("Doctor Stanley Gertzbein and Dr. Reitman", "Doctor [NAME_1] and Dr. [NAME_2]");
     check("Hi Ryan, what brings you here?", "Hi [NAME_1], what brings you here?");
+    check("my colleague Doctor White. A white female", "my colleague Doctor [NAME_1]. A white female");
     check("his mother Günter Müller", "his mother [NAME_1]");
 }
 
@@ -42,8 +43,18 @@ fn speaker_labels_go_unless_they_are_roles_or_headings() {
 #[test]
 fn dates_go() {
     for date in [
-        "July 31, 2008", "07/31/2008", "7/31/08", "2008-07-31", "31.07.2008", "31 July 2008", "July 2008", "Jul 31",
-        "July thirty first", "the thirty first of July".trim_start_matches("the "), "1993-01-04 14:56:41", "March 3rd",
+        "July 31, 2008",
+        "07/31/2008",
+        "7/31/08",
+        "2008-07-31",
+        "31.07.2008",
+        "31 July 2008",
+        "July 2008",
+        "Jul 31",
+        "July thirty first",
+        "the thirty first of July".trim_start_matches("the "),
+        "1993-01-04 14:56:41",
+        "March 3rd",
         "07/2008",
     ] {
         check(&format!("it was {date}."), "it was [DATE_1].");
@@ -81,6 +92,7 @@ fn medicine_stays() {
         "type 2 diabetes, HbA1c 7.2, 10/325 mg, 120/80, T4-5, strength 5/5, 20/20 vision",
         "sphincter of Oddi, circle of Willis, Allen test, Foley catheter",
         "Thank you, Doctor. Do I need a follow-up?",
+        "ANA and ESR were sent, AST 30",
         "Hi Doctor, I am good. I am Cuban. I'm Caucasian.",
         "You may take 2 tablets; he may 1 day return; march 2 miles",
         "White blood cells were 12.5, platelets 250-400, ratio 1:2:3",
@@ -93,7 +105,10 @@ fn medicine_stays() {
 
 #[test]
 fn one_entity_has_one_token_throughout_the_record() {
-    let record = vec![Message::new("user", "I saw Doctor Kumar."), Message::new("assistant", "Kumar reviewed it. Dr. Lund too.")];
+    let record = vec![
+        Message::new("user", "I saw Doctor Kumar."),
+        Message::new("assistant", "Kumar reviewed it. Dr. Lund too."),
+    ];
     let Outcome::Kept { messages, findings } = Redact::clean(record.clone()) else { panic!("dropped") };
     assert_eq!(messages[1].content, "[NAME_1] reviewed it. Dr. [NAME_2] too.");
     let found = |f: &Finding| record[f.message as usize].content[f.start as usize..f.end as usize].to_owned();

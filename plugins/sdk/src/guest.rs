@@ -9,25 +9,13 @@ use core::marker::PhantomData;
 use crate::{Cleaner, Description, Finding, Message, Outcome, Scorer, Scores};
 
 /// Generated from `wit/plugin.wit`.
-#[allow(
-    unsafe_code,
-    missing_docs,
-    unreachable_pub,
-    unused_qualifications,
-    clippy::all
-)]
+#[allow(unsafe_code, missing_docs, unreachable_pub, unused_qualifications, clippy::all)]
 pub mod cleaner {
     wit_bindgen::generate!({ path: "wit", world: "cleaner", pub_export_macro: true });
 }
 
 /// Generated from `wit/plugin.wit`.
-#[allow(
-    unsafe_code,
-    missing_docs,
-    unreachable_pub,
-    unused_qualifications,
-    clippy::all
-)]
+#[allow(unsafe_code, missing_docs, unreachable_pub, unused_qualifications, clippy::all)]
 pub mod scorer {
     wit_bindgen::generate!({ path: "wit", world: "scorer", pub_export_macro: true });
 }
@@ -40,25 +28,12 @@ pub struct CleanerAdapter<P>(PhantomData<P>);
 
 impl<P: Cleaner> cleaning::Guest for CleanerAdapter<P> {
     fn describe() -> cleaning::Description {
-        let Description {
-            name,
-            version,
-            summary,
-            gives,
-        } = P::describe();
-        cleaning::Description {
-            name,
-            version,
-            summary,
-            gives,
-        }
+        let Description { name, version, summary, gives } = P::describe();
+        cleaning::Description { name, version, summary, gives }
     }
 
     fn clean(messages: Vec<cleaning::Message>) -> cleaning::Outcome {
-        let messages = messages
-            .into_iter()
-            .map(|m| Message::new(m.role, m.content))
-            .collect();
+        let messages = messages.into_iter().map(|m| Message::new(m.role, m.content)).collect();
         match P::clean(messages) {
             Outcome::Kept { messages, findings } => cleaning::Outcome::Kept(cleaning::Cleaned {
                 messages: messages.into_iter().map(lower_message).collect(),
@@ -70,10 +45,7 @@ impl<P: Cleaner> cleaning::Guest for CleanerAdapter<P> {
 }
 
 fn lower_message(message: Message) -> cleaning::Message {
-    cleaning::Message {
-        role: message.role,
-        content: message.content,
-    }
+    cleaning::Message { role: message.role, content: message.content }
 }
 
 fn lower_finding(finding: Finding) -> cleaning::Finding {
@@ -91,34 +63,15 @@ pub struct ScorerAdapter<P>(PhantomData<P>);
 
 impl<P: Scorer> scoring::Guest for ScorerAdapter<P> {
     fn describe() -> scoring::Description {
-        let Description {
-            name,
-            version,
-            summary,
-            gives,
-        } = P::describe();
-        scoring::Description {
-            name,
-            version,
-            summary,
-            gives,
-        }
+        let Description { name, version, summary, gives } = P::describe();
+        scoring::Description { name, version, summary, gives }
     }
 
     fn score(messages: Vec<scoring::Message>) -> scoring::Scores {
-        let messages: Vec<Message> = messages
-            .into_iter()
-            .map(|m| Message::new(m.role, m.content))
-            .collect();
-        let Scores {
-            scores,
-            fingerprint,
-        } = P::score(&messages);
+        let messages: Vec<Message> = messages.into_iter().map(|m| Message::new(m.role, m.content)).collect();
+        let Scores { scores, fingerprint } = P::score(&messages);
         scoring::Scores {
-            scores: scores
-                .into_iter()
-                .map(|(name, value)| scoring::NamedScore { name, value })
-                .collect(),
+            scores: scores.into_iter().map(|(name, value)| scoring::NamedScore { name, value }).collect(),
             fingerprint,
         }
     }
