@@ -145,6 +145,8 @@ pub struct Initialised {
     identity: PathBuf,
     /// The file that opens the vault; none for a passphrase.
     credential: Option<PathBuf>,
+    /// Made by root for a service that cannot read root's files.
+    for_service: bool,
     /// The configuration, if it was named.
     config: Option<PathBuf>,
 }
@@ -262,6 +264,7 @@ fn make(plan: &Plan, storage: Arc<dyn Storage>) -> Result<Initialised, InitError
         uid: plan.admin_uid,
         identity: plan.identity.clone(),
         credential,
+        for_service: plan.service.is_some(),
         config: None,
     })
 }
@@ -368,7 +371,8 @@ fn write(storage: &dyn Storage, path: &Path, bytes: &[u8]) -> Result<(), InitErr
     Ok(write_atomic(storage, path, bytes)?)
 }
 
-/// Root gives each their own: the state folder (and a credential) to the service, the identity to the person.
+/// Root gives each their own: the state folder to the service, the identity to the person. A credential stays
+/// root's: systemd reads it (`LoadCredential=`) and the service never sees the file.
 fn hand_over(plan: &Plan) -> Result<(), InitError> {
     let Some(service) = &plan.service else { return Ok(()) };
     if let Some(gid) = plan.admin_gid {
@@ -411,7 +415,18 @@ impl fmt::Display for Initialised {
             Some(path) => {
                 let path = path.display();
                 writeln!(f, "3. {path} opens the vault: keep a copy elsewhere, without it all data is lost. Set")?;
-                writeln!(f, "   unseal.source = \"credential\" and unseal.credential = \"{path}\" in cloister.toml.")?;
+                if self.for_service {
+                    writeln!(f, "   unseal.source = \"credential\" in cloister.toml, and in a drop-in of the unit")?;
+                    writeln!(
+                        f,
+                        "   LoadCredential=cloister-root-key:{path}, or sealed to the TPM as the unit's comment says."
+                    )?;
+                } else {
+                    writeln!(
+                        f,
+                        "   unseal.source = \"credential\" and unseal.credential = \"{path}\" in cloister.toml."
+                    )?;
+                }
                 writeln!(f, "4. Start the daemon: {start}")?;
             }
             None => {
