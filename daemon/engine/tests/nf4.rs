@@ -4,8 +4,8 @@
 use std::path::Path;
 
 use cloister_engine::model::ModelError;
-use cloister_engine::quant::nf4::{Absmax, LEVELS, Nf4Weight, dynamic_map};
 use cloister_engine::quant::Weight;
+use cloister_engine::quant::nf4::{Absmax, LEVELS, Nf4Weight, dynamic_map};
 use cloister_engine::shim;
 use tch::{Device, Kind, Tensor};
 

@@ -27,7 +27,8 @@ fn adapter(decoder: &Decoder, value: f64) -> Rc<Adapter> {
         let full = |size: [i64; 2]| Tensor::full(size, value, (Kind::Float, Device::Cpu));
         LoraPair { a: full([2, columns]), b: full([out, 2]), scale: 1.0, dropout: 0.0 }
     };
-    let modules = decoder.linear_modules().into_iter().filter(|m| m.path.ends_with("q_proj") || m.path.ends_with("up_proj"));
+    let modules =
+        decoder.linear_modules().into_iter().filter(|m| m.path.ends_with("q_proj") || m.path.ends_with("up_proj"));
     Rc::new(Adapter { modules: modules.map(|m| (m.path.clone(), pair(m.out_features, m.in_features))).collect() })
 }
 

@@ -74,15 +74,17 @@ pub struct NestedAbsmax {
 impl Nf4Weight {
     /// Quantises a weight `[out, in]` of any float type.
     pub fn quantize(weight: &Tensor, double: bool) -> Result<Self, ModelError> {
-        let flat = weight.f_reshape([-1])?.f_to_kind(Kind::Float)?;
-        let (packed, absmax) = match weight.device() {
-            Device::Cpu => {
-                let (packed, absmax) = pack::pack(&Vec::<f32>::try_from(&flat)?, tch::get_num_threads() as usize);
-                (Tensor::from_slice(&packed), Tensor::from_slice(&absmax))
-            }
-            _ => by_operations(&flat)?,
+        if weight.device() != Device::Cpu {
+            return Self::quantize_by_operations(weight, double);
+        }
+        let weight = weight.f_contiguous()?;
+        let threads = tch::get_num_threads() as usize;
+        let (packed, absmax) = match weight.f_kind()? {
+            Kind::BFloat16 => pack::pack(shim::bytes(&weight), pack::bfloat16, threads),
+            Kind::Float => pack::pack(shim::bytes(&weight), pack::float32, threads),
+            _ => pack::pack(shim::bytes(&weight.f_to_kind(Kind::Float)?), pack::float32, threads),
         };
-        Self::assemble(packed, absmax, double, weight)
+        Self::assemble(Tensor::from_slice(&packed), Tensor::from_slice(&absmax), double, &weight)
     }
 
     /// The same by libtorch's operations, as every device but the CPU does it.
@@ -171,12 +173,12 @@ pub fn midpoints(levels: &[f32]) -> Vec<f32> {
 pub fn dynamic_map() -> Vec<f32> {
     let mut map = vec![0.0_f32, 1.0];
     const POWERS: [f32; 7] = [1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0];
-    for i in 0..7 {
+    for (i, power) in POWERS.into_iter().enumerate() {
         let count = 1_usize << i;
         let edge = |k: usize| linspace(0.1, 1.0, count + 1, k);
         for k in 0..count {
             let middle = (edge(k) + edge(k + 1)) / 2.0;
-            let value = POWERS[i] * middle;
+            let value = power * middle;
             map.extend([value, -value]);
         }
     }

@@ -20,34 +20,49 @@ const MIDPOINTS: [f32; 15] = {
     midpoints
 };
 
-/// The packed indices and the blocks' absmax of a flat weight.
-pub(super) fn pack(values: &[f32], threads: usize) -> (Vec<u8>, Vec<f32>) {
-    let blocks = values.len().div_ceil(BLOCK_SIZE);
-    let mut packed = vec![0; values.len().div_ceil(2)];
+/// An element from its bytes.
+pub(super) type Element<const N: usize> = fn([u8; N]) -> f32;
+
+/// bfloat16 is the upper half of a float32.
+pub(super) fn bfloat16(bytes: [u8; 2]) -> f32 {
+    f32::from_bits(u32::from(u16::from_le_bytes(bytes)) << 16)
+}
+
+pub(super) fn float32(bytes: [u8; 4]) -> f32 {
+    f32::from_le_bytes(bytes)
+}
+
+/// The packed indices and the blocks' absmax of a flat weight, given as the bytes of its elements.
+pub(super) fn pack<const N: usize>(bytes: &[u8], element: Element<N>, threads: usize) -> (Vec<u8>, Vec<f32>) {
+    let (elements, _) = bytes.as_chunks::<N>();
+    let blocks = elements.len().div_ceil(BLOCK_SIZE);
+    let mut packed = vec![0; elements.len().div_ceil(2)];
     let mut absmax = vec![0.0; blocks];
     let each = blocks.div_ceil(threads.max(1)).max(BLOCKS_A_THREAD);
     std::thread::scope(|scope| {
-        let parts = values.chunks(each * BLOCK_SIZE).zip(packed.chunks_mut(each * BLOCK_SIZE / 2));
+        let parts = elements.chunks(each * BLOCK_SIZE).zip(packed.chunks_mut(each * BLOCK_SIZE / 2));
         let mut parts = parts.zip(absmax.chunks_mut(each));
         let last = parts.next_back();
-        for ((values, packed), absmax) in parts {
-            scope.spawn(move || pack_part(values, packed, absmax));
+        for ((elements, packed), absmax) in parts {
+            scope.spawn(move || pack_part(elements, element, packed, absmax));
         }
-        if let Some(((values, packed), absmax)) = last {
-            pack_part(values, packed, absmax);
+        if let Some(((elements, packed), absmax)) = last {
+            pack_part(elements, element, packed, absmax);
         }
     });
     (packed, absmax)
 }
 
 /// Some whole blocks, and perhaps the short one at the end.
-fn pack_part(values: &[f32], packed: &mut [u8], absmax: &mut [f32]) {
-    let blocks = values.chunks(BLOCK_SIZE).zip(packed.chunks_mut(BLOCK_SIZE / 2)).zip(absmax);
-    for ((values, packed), absmax) in blocks {
-        match <&[f32; BLOCK_SIZE]>::try_from(values) {
-            Ok(block) => *absmax = whole_block(block, packed),
-            Err(_) => *absmax = short_block(values, packed),
-        }
+fn pack_part<const N: usize>(elements: &[[u8; N]], element: Element<N>, packed: &mut [u8], absmax: &mut [f32]) {
+    let blocks = elements.chunks(BLOCK_SIZE).zip(packed.chunks_mut(BLOCK_SIZE / 2)).zip(absmax);
+    for ((elements, packed), absmax) in blocks {
+        let mut values = [0.0; BLOCK_SIZE];
+        values.iter_mut().zip(elements).for_each(|(value, bytes)| *value = element(*bytes));
+        *absmax = match elements.len() {
+            BLOCK_SIZE => whole_block(&values, packed),
+            _ => short_block(&values, packed),
+        };
     }
 }
 
@@ -59,12 +74,10 @@ fn whole_block(values: &[f32; BLOCK_SIZE], packed: &mut [u8]) -> f32 {
 }
 
 /// As bitsandbytes: the short block divides where whole ones multiply, and stores the clamped absmax. What is
-/// missing counts as zero.
-fn short_block(values: &[f32], packed: &mut [u8]) -> f32 {
-    let absmax = values.iter().fold(0.0_f32, |most, value| most.max(value.abs())).max(LEAST);
-    let mut scaled = [0.0; BLOCK_SIZE];
-    scaled.iter_mut().zip(values).for_each(|(scaled, value)| *scaled = value / absmax);
-    write(&scaled, packed);
+/// missing is zero.
+fn short_block(values: &[f32; BLOCK_SIZE], packed: &mut [u8]) -> f32 {
+    let absmax = values.iter().fold(LEAST, |most, value| most.max(value.abs()));
+    write(&values.map(|value| value / absmax), packed);
     absmax
 }
 
