@@ -12,10 +12,9 @@ pub fn parse(wanted: &str) -> Result<Device, ModelError> {
         "cuda" => gpu(0, wanted),
         _ => match wanted.strip_prefix("cuda:").and_then(|n| n.parse().ok()) {
             Some(index) => gpu(index, wanted),
-            None => Err(ModelError::Device {
-                wanted: wanted.to_owned(),
-                reason: "write `auto`, `cpu` or `cuda:N`".into(),
-            }),
+            None => {
+                Err(ModelError::Device { wanted: wanted.to_owned(), reason: "write `auto`, `cpu` or `cuda:N`".into() })
+            }
         },
     }
 }

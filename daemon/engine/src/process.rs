@@ -30,11 +30,8 @@ pub struct Resources {
 /// Serves one connection to its end. Says whether the task succeeded.
 pub fn run(channel: Channel, resources: Resources) -> Result<bool, FrameError> {
     let reader = channel.try_clone()?;
-    let shared = Arc::new(Shared {
-        writer: Mutex::new(channel),
-        stop: AtomicBool::new(false),
-        peak_rss: resources.peak_rss,
-    });
+    let shared =
+        Arc::new(Shared { writer: Mutex::new(channel), stop: AtomicBool::new(false), peak_rss: resources.peak_rss });
     let (sender, frames) = self::channel();
     let listener = shared.clone();
     // The thread ends with the connection, and the process with the task: nobody waits for it.
@@ -95,9 +92,7 @@ fn listen(mut reader: Channel, shared: &Shared, frames: &Sender<Frame<ToEngine>>
             }
         };
         let handed = match frame.message {
-            ToEngine::Ping => {
-                shared.send(&FromEngine::Pong { peak_rss_bytes: shared.peak_rss.bytes() }, &[]).is_ok()
-            }
+            ToEngine::Ping => shared.send(&FromEngine::Pong { peak_rss_bytes: shared.peak_rss.bytes() }, &[]).is_ok(),
             ToEngine::Stop => {
                 shared.stop.store(true, Ordering::Relaxed);
                 true

@@ -11,9 +11,9 @@ use std::ptr;
 use tch::{Device, Kind, Tensor};
 
 use crate::model::ModelError;
+use crate::quant::Nf4Weight;
 use crate::quant::kernel::{self, Kernels};
 use crate::quant::nf4::{Absmax, dynamic_map};
-use crate::quant::Nf4Weight;
 
 #[repr(C)]
 #[derive(Debug, Default, Clone, Copy)]
@@ -170,6 +170,31 @@ pub fn load_cuda() -> Result<bool, ModelError> {
     Ok(loaded != 0)
 }
 
+/// The elements of a tensor that lies whole in the CPU's memory, as bytes; empty for any other.
+pub fn bytes(tensor: &Tensor) -> &[u8] {
+    match span(tensor) {
+        // SAFETY: a contiguous CPU tensor owns this many bytes at its data pointer while it is borrowed, and
+        // any bytes are valid bytes.
+        Some(len) => unsafe { std::slice::from_raw_parts(tensor.data_ptr().cast::<u8>(), len) },
+        None => &[],
+    }
+}
+
+/// As [`bytes`], to be written: for a tensor that was just made and has no second handle.
+pub(crate) fn bytes_mut(tensor: &mut Tensor) -> &mut [u8] {
+    match span(tensor) {
+        // SAFETY: as above, and the caller holds the only handle.
+        Some(len) => unsafe { std::slice::from_raw_parts_mut(tensor.data_ptr().cast::<u8>(), len) },
+        None => &mut [],
+    }
+}
+
+/// Bytes of a tensor that is contiguous, on the CPU and not empty.
+fn span(tensor: &Tensor) -> Option<usize> {
+    let len = tensor.numel() * tensor.kind().elt_size_in_bytes();
+    (tensor.device() == Device::Cpu && tensor.is_contiguous() && len > 0).then_some(len)
+}
+
 /// The tensors of a weight as the C++ side takes them.
 struct Parts {
     codes: *const c_void,
@@ -181,9 +206,7 @@ struct Parts {
 impl Parts {
     fn of(weight: &Nf4Weight) -> Self {
         match &weight.absmax {
-            Absmax::Plain(absmax) => {
-                Parts { codes: ptr::null(), absmax: raw(absmax), map: ptr::null(), offset: 0.0 }
-            }
+            Absmax::Plain(absmax) => Parts { codes: ptr::null(), absmax: raw(absmax), map: ptr::null(), offset: 0.0 },
             Absmax::Nested(nested) => Parts {
                 codes: raw(&nested.codes),
                 absmax: raw(&nested.absmax),

@@ -89,7 +89,8 @@ fn a_lying_header_length_allocates_nothing() {
 fn a_shape_that_disagrees_with_the_configuration_is_refused() {
     let message = refusal("qwen2", |f| {
         let config = fs::read_to_string(f.join("config.json")).unwrap();
-        fs::write(f.join("config.json"), config.replace("\"intermediate_size\": 96", "\"intermediate_size\": 80")).unwrap();
+        fs::write(f.join("config.json"), config.replace("\"intermediate_size\": 96", "\"intermediate_size\": 80"))
+            .unwrap();
     });
     says(&message, &["mlp.gate_proj.weight", "[96, 64]", "[80, 64]"]);
 }
@@ -106,7 +107,8 @@ fn a_missing_and_an_extra_tensor_are_named() {
     says(&message, &["`model.norm.weight` is missing"]);
     let message = refusal("qwen2", |f| {
         let config = fs::read_to_string(f.join("config.json")).unwrap();
-        fs::write(f.join("config.json"), config.replace("\"num_hidden_layers\": 2", "\"num_hidden_layers\": 1")).unwrap();
+        fs::write(f.join("config.json"), config.replace("\"num_hidden_layers\": 2", "\"num_hidden_layers\": 1"))
+            .unwrap();
     });
     says(&message, &["model.layers.1.", "belongs to no layer"]);
 }

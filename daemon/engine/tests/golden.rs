@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use cloister_engine::model::{Batch, Decoder, LoadOptions, ModelFiles, Quantization, Segment};
+use cloister_engine::model::{Batch, Decoder, LoadOptions, ModelFiles, Quantization, Segment, inspect};
 use tch::{Device, Kind, Tensor};
 
 const FAMILIES: [&str; 2] = ["llama", "qwen2"];
@@ -113,4 +113,10 @@ fn the_digest_names_the_weights_and_not_their_form() {
     let packed = load("llama", Quantization::Nf4 { double: true });
     assert_eq!(plain.weight_digest(), packed.weight_digest());
     assert_ne!(plain.weight_digest(), load("qwen2", Quantization::None).weight_digest());
+    for family in FAMILIES {
+        let (_, summary) = inspect(&ModelFiles::open_folder(&folder(family)).unwrap()).unwrap();
+        let loaded = load(family, Quantization::None);
+        assert_eq!(summary.digest, loaded.weight_digest(), "{family}: inspecting reads what loading reads");
+        assert_eq!(summary.parameters, loaded.info().parameters);
+    }
 }

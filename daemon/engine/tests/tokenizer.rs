@@ -71,9 +71,7 @@ fn a_stream_never_shows_half_a_character_and_loses_none() {
 #[test]
 fn a_folder_without_a_template_says_how_to_give_one() {
     let names = ["config.json", "tokenizer.json"];
-    let files = names.map(|name| {
-        (name.to_owned(), std::fs::File::open(fixtures().join("demo").join(name)).unwrap())
-    });
+    let files = names.map(|name| (name.to_owned(), std::fs::File::open(fixtures().join("demo").join(name)).unwrap()));
     let tokenizer = Tokenizer::load(&ModelFiles::new(files)).unwrap();
     let message = tokenizer.render_chat::<Value>(&[], true).unwrap_err().to_string();
     assert!(message.contains("chat_template.jinja"), "{message}");

@@ -264,11 +264,6 @@ impl Sequence {
     }
 
     fn finished(&self, reason: FinishReason) -> Event {
-        Event::Finished {
-            id: self.id,
-            reason,
-            prompt_tokens: self.prompt_tokens,
-            completion_tokens: self.written,
-        }
+        Event::Finished { id: self.id, reason, prompt_tokens: self.prompt_tokens, completion_tokens: self.written }
     }
 }

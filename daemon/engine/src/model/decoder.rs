@@ -443,9 +443,8 @@ impl Decoder {
     fn attend(&self, q: &Tensor, k: &Tensor, v: &Tensor, start: i64) -> Tensor {
         let new = q.size()[1];
         // libtorch aligns `is_causal` to the first key, so that later tokens need a mask of their own.
-        let mask = (new > 1 && start > 0).then(|| {
-            Tensor::ones([new, start + new], (Kind::Bool, self.device)).tril(start)
-        });
+        let mask =
+            (new > 1 && start > 0).then(|| Tensor::ones([new, start + new], (Kind::Bool, self.device)).tril(start));
         let causal = new > 1 && start == 0;
         let grouped = self.config.heads != self.config.kv_heads;
         let [q, k, v] = [q, k, v].map(|t| t.unsqueeze(0));
@@ -487,9 +486,9 @@ impl Loader<'_> {
     fn linear(&mut self, path: String, shape: [i64; 2], bias: bool) -> Result<Linear, ModelError> {
         let raw = self.weights.read(&format!("{path}.weight"), &shape)?;
         let weight = match self.options.quantization {
-            Quantization::None => Weight::Dense(raw.tensor()?.to_device(self.options.device).to_kind(self.options.kind)),
+            Quantization::None => Weight::Dense(raw.to_device(self.options.device).to_kind(self.options.kind)),
             Quantization::Nf4 { double } => {
-                let weight = Nf4Weight::quantize(&raw.tensor()?.to_device(self.options.device), double)?;
+                let weight = Nf4Weight::quantize(&raw.to_device(self.options.device), double)?;
                 Weight::Nf4(weight)
             }
         };
@@ -506,12 +505,12 @@ impl Loader<'_> {
 
     fn vector(&mut self, name: &str, len: i64) -> Result<Tensor, ModelError> {
         let raw = self.weights.read(name, &[len])?;
-        Ok(raw.tensor()?.to_device(self.options.device).to_kind(self.options.kind))
+        Ok(raw.to_device(self.options.device).to_kind(self.options.kind))
     }
 
     /// The embedding or the output layer, `[vocab, hidden]`: kept in the file's 16 bits.
     fn table(&mut self, name: &str) -> Result<Weight, ModelError> {
         let raw = self.weights.read(name, &[self.config.vocab_size, self.config.hidden_size])?;
-        Weight::table(raw.tensor()?.to_device(self.options.device), self.options.kind)
+        Weight::table(raw.to_device(self.options.device), self.options.kind)
     }
 }

@@ -63,8 +63,8 @@ fn scale(frequency: f64, scaling: &RopeScaling) -> f64 {
             if wavelength < original_context / high_frequency_factor {
                 return frequency;
             }
-            let smooth = (original_context / wavelength - low_frequency_factor)
-                / (high_frequency_factor - low_frequency_factor);
+            let smooth =
+                (original_context / wavelength - low_frequency_factor) / (high_frequency_factor - low_frequency_factor);
             (1.0 - smooth) * frequency / factor + smooth * frequency
         }
     }

@@ -54,9 +54,7 @@ impl Template {
         let tokens = Value::from_pairs(self.tokens.iter().filter_map(|(name, text)| Some((*name, text.clone()?))));
         let template = self.environment.get_template(NAME).map_err(|e| self.failed(&e))?;
         let messages = Value::from(Serde(messages));
-        template
-            .render(context! { messages, add_generation_prompt => generate, ..tokens })
-            .map_err(|e| self.failed(&e))
+        template.render(context! { messages, add_generation_prompt => generate, ..tokens }).map_err(|e| self.failed(&e))
     }
 
     /// Only what the template itself raised is passed on; other errors may quote a message.
@@ -142,8 +140,18 @@ fn now() -> u64 {
 /// The directives of `strftime` that templates use, in UTC; another one is an error, not a guess.
 fn strftime(format: &str, seconds: u64) -> Result<String, Error> {
     const MONTHS: [&str; 12] = [
-        "January", "February", "March", "April", "May", "June", "July", "August", "September", "October",
-        "November", "December",
+        "January",
+        "February",
+        "March",
+        "April",
+        "May",
+        "June",
+        "July",
+        "August",
+        "September",
+        "October",
+        "November",
+        "December",
     ];
     const DAYS: [&str; 7] = ["Thursday", "Friday", "Saturday", "Sunday", "Monday", "Tuesday", "Wednesday"];
     let (year, month, day) = civil(seconds / 86_400);
@@ -215,6 +223,9 @@ mod tests {
         let mut environment = environment().unwrap();
         let source = "{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}";
         environment.add_template("t", source).unwrap();
-        assert_eq!(environment.get_template("t").unwrap().render(context! {}).unwrap_err().kind(), ErrorKind::OutOfFuel);
+        assert_eq!(
+            environment.get_template("t").unwrap().render(context! {}).unwrap_err().kind(),
+            ErrorKind::OutOfFuel
+        );
     }
 }

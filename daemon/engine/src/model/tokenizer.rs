@@ -205,8 +205,9 @@ impl Settings {
     fn load(files: &ModelFiles) -> Result<Self, ModelError> {
         match files.text("tokenizer_config.json")? {
             None => Ok(Settings::default()),
-            Some(text) => serde_json::from_str(&text)
-                .map_err(|e| wrong("tokenizer_config.json", format!("does not parse: {e}"))),
+            Some(text) => {
+                serde_json::from_str(&text).map_err(|e| wrong("tokenizer_config.json", format!("does not parse: {e}")))
+            }
         }
     }
 }

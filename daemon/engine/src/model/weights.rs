@@ -11,9 +11,10 @@ use std::os::unix::fs::FileExt;
 use ring::digest;
 use safetensors::Dtype;
 use safetensors::tensor::Metadata;
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use super::{ModelError, ModelFiles};
+use crate::shim;
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
@@ -38,18 +39,6 @@ struct Entry<'f> {
     dtype: Dtype,
     shape: Vec<i64>,
     offset: u64,
-    bytes: usize,
-}
-
-/// The bytes of one tensor, checked.
-#[derive(Debug)]
-pub struct RawTensor {
-    /// Little-endian elements, row-major.
-    pub bytes: Vec<u8>,
-    /// Their type.
-    pub kind: Kind,
-    /// The shape.
-    pub shape: Vec<i64>,
 }
 
 /// What reading all weights yields.
@@ -61,13 +50,6 @@ pub struct Summary {
     pub bytes: u64,
     /// SHA-256, hexadecimal, over the sorted list of name, type, shape and the tensor's own SHA-256.
     pub digest: String,
-}
-
-impl RawTensor {
-    /// As a tensor on the CPU, in the file's type.
-    pub fn tensor(&self) -> Result<Tensor, ModelError> {
-        Ok(Tensor::f_from_data_size(&self.bytes, &self.shape, self.kind)?)
-    }
 }
 
 impl<'f> Weights<'f> {
@@ -85,8 +67,9 @@ impl<'f> Weights<'f> {
         Ok(Weights { entries, read: BTreeMap::new(), parameters: 0, bytes: 0 })
     }
 
-    /// Reads a tensor that has to be there, with that shape, in a float type, and finite.
-    pub fn read(&mut self, name: &str, shape: &[i64]) -> Result<RawTensor, ModelError> {
+    /// Reads a tensor that has to be there, with that shape, in a float type, and finite: on the CPU, in the
+    /// file's type, straight into its place.
+    pub fn read(&mut self, name: &str, shape: &[i64]) -> Result<Tensor, ModelError> {
         let entry = self.entries.get(name).ok_or_else(|| {
             let reason = format!("is missing, and config.json needs it; {REMEDY}");
             tensor_error(SINGLE, name, &reason)
@@ -96,17 +79,18 @@ impl<'f> Weights<'f> {
             return Err(tensor_error(&entry.file_name, name, &reason));
         }
         let kind = entry.kind(name)?;
-        let mut bytes = vec![0; entry.bytes];
+        let mut tensor = Tensor::f_empty(shape, (kind, Device::Cpu))?;
+        let bytes = shim::bytes_mut(&mut tensor);
         let io = |source| ModelError::Io { file: entry.file_name.clone(), source };
-        entry.file.read_exact_at(&mut bytes, entry.offset).map_err(io)?;
-        if !all_finite(&bytes, kind) {
+        entry.file.read_exact_at(bytes, entry.offset).map_err(io)?;
+        if !all_finite(bytes, kind) {
             let reason = format!("holds a NaN or an infinity; {REMEDY}");
             return Err(tensor_error(&entry.file_name, name, &reason));
         }
-        self.read.insert(name.to_owned(), sha256(&bytes));
+        self.read.insert(name.to_owned(), sha256(bytes));
         self.bytes += bytes.len() as u64;
         self.parameters += shape.iter().product::<i64>() as u64;
-        Ok(RawTensor { bytes, kind, shape: shape.to_vec() })
+        Ok(tensor)
     }
 
     /// Refuses tensors that nobody asked for (the folder is then not what config.json says), and returns
@@ -192,17 +176,20 @@ fn header<'f>(files: &'f ModelFiles, name: &str) -> Result<Vec<(String, Entry<'f
     file.read_exact_at(&mut size, 0).map_err(io)?;
     let size = u64::from_le_bytes(size);
     if size > HEADER_LIMIT || size > length - 8 {
-        return Err(wrong(format!("claims a header of {size} bytes in a file of {length}: it is truncated or damaged")));
+        return Err(wrong(format!(
+            "claims a header of {size} bytes in a file of {length}: it is truncated or damaged"
+        )));
     }
     let mut text = vec![0; size as usize];
     file.read_exact_at(&mut text, 8).map_err(io)?;
     // Deserialising checks that every tensor's bytes are as many as its shape needs, without gap or overlap.
-    let metadata: Metadata =
-        serde_json::from_slice(&text).map_err(|e| wrong(format!("has a damaged header ({e})")))?;
+    let metadata: Metadata = serde_json::from_slice(&text).map_err(|e| wrong(format!("has a damaged header ({e})")))?;
     let data = 8 + size;
     let expected = data + metadata.data_len() as u64;
     if expected != length {
-        return Err(wrong(format!("is {length} bytes long where its header needs {expected}: it is truncated or damaged")));
+        return Err(wrong(format!(
+            "is {length} bytes long where its header needs {expected}: it is truncated or damaged"
+        )));
     }
     Ok(metadata
         .tensors()
@@ -214,7 +201,6 @@ fn header<'f>(files: &'f ModelFiles, name: &str) -> Result<Vec<(String, Entry<'f
                 dtype: info.dtype,
                 shape: info.shape.iter().map(|&n| n as i64).collect(),
                 offset: data + info.data_offsets.0 as u64,
-                bytes: info.data_offsets.1 - info.data_offsets.0,
             };
             (tensor, entry)
         })

@@ -81,9 +81,8 @@ impl Nf4View {
             let stop = end.min((block + 1) * BLOCK_SIZE);
             let target = &mut out[at - start..stop - start];
             // SAFETY: `at..stop` lies within the weight, by the caller's word; `packed` holds two elements a byte.
-            let (scale, bytes) = unsafe {
-                (self.scale(block), from_raw_parts(self.packed.add(at / 2), stop.div_ceil(2) - at / 2))
-            };
+            let (scale, bytes) =
+                unsafe { (self.scale(block), from_raw_parts(self.packed.add(at / 2), stop.div_ceil(2) - at / 2)) };
             match (wide, <&mut [f32; BLOCK_SIZE]>::try_from(&mut *target)) {
                 // SAFETY: `wide` says that the processor has AVX2; a whole block starts at an even element.
                 #[cfg(target_arch = "x86_64")]
@@ -216,57 +215,50 @@ mod avx2 {
 
     use super::{BLOCK_SIZE, LEVELS};
 
-    /// A whole block: 32 bytes → 64 floats.
+    /// A whole block: 32 bytes → 64 floats. A half is 16 bytes → 32 floats.
     #[target_feature(enable = "avx2,fma")]
     pub(super) fn fill_block(bytes: &[u8], scale: f32, out: &mut [f32; BLOCK_SIZE]) {
-        let bytes = &bytes[..BLOCK_SIZE / 2];
-        // SAFETY: both halves of the 16 levels are in bounds.
-        let (low, high) = unsafe { (_mm256_loadu_ps(LEVELS.as_ptr()), _mm256_loadu_ps(LEVELS.as_ptr().add(8))) };
+        let (low, high) = LEVELS.split_at(8);
+        // SAFETY: each half of the 16 levels holds eight floats.
+        let table = unsafe { [_mm256_loadu_ps(low.as_ptr()), _mm256_loadu_ps(high.as_ptr())] };
         let scale = _mm256_set1_ps(scale);
         let nibble = _mm_set1_epi8(15);
-        for half in 0..2 {
-            // SAFETY: `bytes` holds 32.
-            let packed = unsafe { _mm_loadu_si128(bytes.as_ptr().add(half * 16).cast()) };
+        for (bytes, out) in bytes.chunks_exact(16).zip(out.chunks_exact_mut(32)) {
+            // SAFETY: the chunk holds 16 bytes.
+            let packed = unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) };
             let first = _mm_and_si128(_mm_srli_epi16(packed, 4), nibble);
             let second = _mm_and_si128(packed, nibble);
-            let pairs = [_mm_unpacklo_epi8(first, second), _mm_unpackhi_epi8(first, second)];
-            for (quarter, codes) in pairs.into_iter().enumerate() {
-                let parts = [codes, _mm_unpackhi_epi64(codes, codes)];
-                for (eighth, codes) in parts.into_iter().enumerate() {
-                    let index = _mm256_cvtepu8_epi32(codes);
-                    // Bit 3 chooses the half of the table; moved to the sign, which is what the blend reads.
-                    let upper = _mm256_castsi256_ps(_mm256_slli_epi32(index, 28));
-                    let levels = _mm256_blendv_ps(
-                        _mm256_permutevar8x32_ps(low, index),
-                        _mm256_permutevar8x32_ps(high, index),
-                        upper,
-                    );
-                    let at = half * 32 + quarter * 16 + eighth * 8;
-                    // SAFETY: `at + 8` is at most 64.
-                    unsafe { _mm256_storeu_ps(out.as_mut_ptr().add(at), _mm256_mul_ps(levels, scale)) };
-                }
+            let (begin, end) = (_mm_unpacklo_epi8(first, second), _mm_unpackhi_epi8(first, second));
+            let eights = [begin, _mm_unpackhi_epi64(begin, begin), end, _mm_unpackhi_epi64(end, end)];
+            for (codes, out) in eights.into_iter().zip(out.chunks_exact_mut(8)) {
+                let values = _mm256_mul_ps(lookup(table, codes), scale);
+                // SAFETY: the chunk holds eight floats.
+                unsafe { _mm256_storeu_ps(out.as_mut_ptr(), values) };
             }
         }
     }
 
-    /// Σ aᵢ·bᵢ with four accumulators.
+    /// The levels of the first eight codes.
+    #[target_feature(enable = "avx2,fma")]
+    fn lookup(table: [__m256; 2], codes: __m128i) -> __m256 {
+        let index = _mm256_cvtepu8_epi32(codes);
+        let [low, high] = table.map(|half| _mm256_permutevar8x32_ps(half, index));
+        // Bit 3 chooses the half of the table; moved to the sign, which is what the blend reads.
+        _mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_slli_epi32(index, 28)))
+    }
+
+    /// Σ aᵢ·bᵢ in 32 lanes, which the compiler keeps in four registers.
     #[target_feature(enable = "avx2,fma")]
     pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
-        let mut sums = [_mm256_setzero_ps(); 4];
-        let (a_chunks, b_chunks) = (a.chunks_exact(32), b.chunks_exact(32));
-        let rest: f32 = a_chunks.remainder().iter().zip(b_chunks.remainder()).map(|(a, b)| a * b).sum();
-        for (a, b) in a_chunks.zip(b_chunks) {
-            for (k, sum) in sums.iter_mut().enumerate() {
-                // SAFETY: each chunk holds 32 floats.
-                *sum = unsafe {
-                    _mm256_fmadd_ps(_mm256_loadu_ps(a.as_ptr().add(8 * k)), _mm256_loadu_ps(b.as_ptr().add(8 * k)), *sum)
-                };
+        let mut lanes = [0.0_f32; 32];
+        let (a_chunks, a_rest) = a.as_chunks::<32>();
+        let (b_chunks, b_rest) = b.as_chunks::<32>();
+        for (a, b) in a_chunks.iter().zip(b_chunks) {
+            for (lane, (a, b)) in lanes.iter_mut().zip(a.iter().zip(b)) {
+                *lane = a.mul_add(*b, *lane);
             }
         }
-        let sum = _mm256_add_ps(_mm256_add_ps(sums[0], sums[1]), _mm256_add_ps(sums[2], sums[3]));
-        let mut lanes = [0.0_f32; 8];
-        // SAFETY: eight floats.
-        unsafe { _mm256_storeu_ps(lanes.as_mut_ptr(), sum) };
+        let rest: f32 = a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum();
         lanes.iter().sum::<f32>() + rest
     }
 }

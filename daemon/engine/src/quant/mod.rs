@@ -3,6 +3,7 @@
 
 pub mod kernel;
 pub mod nf4;
+mod pack;
 
 use tch::{Kind, Tensor};
 
@@ -26,7 +27,11 @@ impl Weight {
     /// An embedding or output layer: 16-bit tables stay 16-bit when computing in float32.
     pub fn table(weight: Tensor, kind: Kind) -> Result<Self, ModelError> {
         let narrow = matches!(weight.kind(), Kind::BFloat16 | Kind::Half) && kind == Kind::Float;
-        Ok(if narrow && weight.device() == tch::Device::Cpu { Weight::Narrow(weight) } else { Weight::Dense(weight.to_kind(kind)) })
+        Ok(if narrow && weight.device() == tch::Device::Cpu {
+            Weight::Narrow(weight)
+        } else {
+            Weight::Dense(weight.to_kind(kind))
+        })
     }
 
     /// `x [rows, in_features]` → `x @ weightᵀ`, differentiable in `x`. The weight gets no gradient, and no

@@ -7,8 +7,9 @@
 //! Everything here is plain libtorch, so that it runs on any device; the CPU's kernels are in `kernel`
 //! and are checked against this.
 
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
+use super::pack;
 use crate::model::ModelError;
 use crate::shim;
 
@@ -73,11 +74,29 @@ pub struct NestedAbsmax {
 impl Nf4Weight {
     /// Quantises a weight `[out, in]` of any float type.
     pub fn quantize(weight: &Tensor, double: bool) -> Result<Self, ModelError> {
-        let size = weight.size();
-        let flat = weight.f_reshape([-1])?.f_to_kind(Kind::Float)?;
-        let (codes, absmax) = block_codes(&flat)?;
+        if weight.device() != Device::Cpu {
+            return Self::quantize_by_operations(weight, double);
+        }
+        let weight = weight.f_contiguous()?;
+        let threads = tch::get_num_threads() as usize;
+        let (packed, absmax) = match weight.f_kind()? {
+            Kind::BFloat16 => pack::pack(shim::bytes(&weight), pack::bfloat16, threads),
+            Kind::Float => pack::pack(shim::bytes(&weight), pack::float32, threads),
+            _ => pack::pack(shim::bytes(&weight.f_to_kind(Kind::Float)?), pack::float32, threads),
+        };
+        Self::assemble(Tensor::from_slice(&packed), Tensor::from_slice(&absmax), double, &weight)
+    }
+
+    /// The same by libtorch's operations, as every device but the CPU does it.
+    pub fn quantize_by_operations(weight: &Tensor, double: bool) -> Result<Self, ModelError> {
+        let (packed, absmax) = by_operations(&weight.f_reshape([-1])?.f_to_kind(Kind::Float)?)?;
+        Self::assemble(packed, absmax, double, weight)
+    }
+
+    fn assemble(packed: Tensor, absmax: Tensor, double: bool, weight: &Tensor) -> Result<Self, ModelError> {
         let absmax = if double { Absmax::Nested(NestedAbsmax::quantize(&absmax)?) } else { Absmax::Plain(absmax) };
-        Ok(Nf4Weight { packed: pack(&codes)?, absmax, shape: [size[0], size[1]] })
+        let size = weight.size();
+        Ok(Nf4Weight { packed, absmax, shape: [size[0], size[1]] })
     }
 
     /// The whole weight, `[out, in]`, in `kind`.
@@ -117,8 +136,8 @@ impl NestedAbsmax {
     }
 }
 
-/// Indices (int32, padded to an even count) and float32 absmax of a flat float32 weight.
-fn block_codes(flat: &Tensor) -> Result<(Tensor, Tensor), ModelError> {
+/// Packed indices and float32 absmax of a flat float32 weight.
+fn by_operations(flat: &Tensor) -> Result<(Tensor, Tensor), ModelError> {
     let count = flat.size()[0];
     let whole = count / BLOCK * BLOCK;
     let blocks = flat.f_narrow(0, 0, whole)?.f_view([-1, BLOCK])?;
@@ -135,10 +154,10 @@ fn block_codes(flat: &Tensor) -> Result<(Tensor, Tensor), ModelError> {
     }
     let scaled = scaled.f_clamp(-1.0, 1.0)?.f_constant_pad_nd([0, count % 2])?;
     let bounds = Tensor::from_slice(&midpoints(&LEVELS)).to_device(flat.device());
-    Ok((scaled.f_bucketize(&bounds, true, false)?, absmax))
+    Ok((pack_pairs(&scaled.f_bucketize(&bounds, true, false)?)?, absmax))
 }
 
-fn pack(codes: &Tensor) -> Result<Tensor, ModelError> {
+fn pack_pairs(codes: &Tensor) -> Result<Tensor, ModelError> {
     let pairs = codes.f_to_kind(Kind::Uint8)?.f_view([-1, 2])?;
     let high = pairs.f_select(1, 0)?.f_bitwise_left_shift_tensor_scalar(4)?;
     Ok(high.f_bitwise_or_tensor(&pairs.f_select(1, 1)?)?)
@@ -154,12 +173,12 @@ pub fn midpoints(levels: &[f32]) -> Vec<f32> {
 pub fn dynamic_map() -> Vec<f32> {
     let mut map = vec![0.0_f32, 1.0];
     const POWERS: [f32; 7] = [1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0];
-    for i in 0..7 {
+    for (i, power) in POWERS.into_iter().enumerate() {
         let count = 1_usize << i;
         let edge = |k: usize| linspace(0.1, 1.0, count + 1, k);
         for k in 0..count {
             let middle = (edge(k) + edge(k + 1)) / 2.0;
-            let value = POWERS[i] * middle;
+            let value = power * middle;
             map.extend([value, -value]);
         }
     }
