@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+use cloister_engine::model::ModelError;
 use cloister_engine::quant::nf4::{Absmax, LEVELS, Nf4Weight, dynamic_map};
 use cloister_engine::quant::Weight;
 use cloister_engine::shim;
@@ -29,20 +30,31 @@ fn the_tables_are_those_of_bitsandbytes() {
 
 #[test]
 fn every_byte_is_that_of_bitsandbytes() {
-    let given = fixture();
-    for case in CASES {
-        let of = |part: &str| given(&format!("{case}.{part}"));
-        let plain = Nf4Weight::quantize(&of("weight"), false).unwrap();
-        assert_eq!(plain.packed, of("packed"), "{case}: packed");
-        let Absmax::Plain(absmax) = &plain.absmax else { panic!("{case}: not plain") };
-        assert_eq!(bits(absmax), bits(&of("absmax")), "{case}: absmax");
-        let double = Nf4Weight::quantize(&of("weight"), true).unwrap();
-        assert_eq!(double.packed, of("packed"), "{case}: packed");
-        let Absmax::Nested(nested) = &double.absmax else { panic!("{case}: not nested") };
-        assert_eq!(nested.offset.to_bits(), bits(&of("offset"))[0], "{case}: offset");
-        assert_eq!(bits(&nested.absmax), bits(&of("nested_absmax")), "{case}: nested absmax");
-        assert_eq!(nested.codes, of("codes"), "{case}: codes");
+    for quantize in [Nf4Weight::quantize, Nf4Weight::quantize_by_operations] {
+        CASES.iter().for_each(|case| same_bytes(case, quantize));
     }
+}
+
+fn same_bytes(case: &str, quantize: fn(&Tensor, bool) -> Result<Nf4Weight, ModelError>) {
+    let given = fixture();
+    let of = |part: &str| given(&format!("{case}.{part}"));
+    let plain = quantize(&of("weight"), false).unwrap();
+    assert_eq!(plain.packed, of("packed"), "{case}: packed");
+    let Absmax::Plain(absmax) = &plain.absmax else { panic!("{case}: not plain") };
+    assert_eq!(bits(absmax), bits(&of("absmax")), "{case}: absmax");
+    let double = quantize(&of("weight"), true).unwrap();
+    assert_eq!(double.packed, of("packed"), "{case}: packed");
+    let Absmax::Nested(nested) = &double.absmax else { panic!("{case}: not nested") };
+    assert_eq!(nested.offset.to_bits(), bits(&of("offset"))[0], "{case}: offset");
+    assert_eq!(bits(&nested.absmax), bits(&of("nested_absmax")), "{case}: nested absmax");
+    assert_eq!(nested.codes, of("codes"), "{case}: codes");
+}
+
+#[test]
+fn many_threads_pack_what_one_operation_packs() {
+    let weight = random(1201, 517);
+    let (ours, theirs) = (Nf4Weight::quantize(&weight, false), Nf4Weight::quantize_by_operations(&weight, false));
+    assert!(ours.unwrap().packed == theirs.unwrap().packed);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 pub mod kernel;
 pub mod nf4;
+mod pack;
 
 use tch::{Kind, Tensor};
 

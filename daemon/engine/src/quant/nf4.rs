@@ -7,8 +7,9 @@
 //! Everything here is plain libtorch, so that it runs on any device; the CPU's kernels are in `kernel`
 //! and are checked against this.
 
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
+use super::pack;
 use crate::model::ModelError;
 use crate::shim;
 
@@ -73,11 +74,27 @@ pub struct NestedAbsmax {
 impl Nf4Weight {
     /// Quantises a weight `[out, in]` of any float type.
     pub fn quantize(weight: &Tensor, double: bool) -> Result<Self, ModelError> {
-        let size = weight.size();
         let flat = weight.f_reshape([-1])?.f_to_kind(Kind::Float)?;
-        let (codes, absmax) = block_codes(&flat)?;
+        let (packed, absmax) = match weight.device() {
+            Device::Cpu => {
+                let (packed, absmax) = pack::pack(&Vec::<f32>::try_from(&flat)?, tch::get_num_threads() as usize);
+                (Tensor::from_slice(&packed), Tensor::from_slice(&absmax))
+            }
+            _ => by_operations(&flat)?,
+        };
+        Self::assemble(packed, absmax, double, weight)
+    }
+
+    /// The same by libtorch's operations, as every device but the CPU does it.
+    pub fn quantize_by_operations(weight: &Tensor, double: bool) -> Result<Self, ModelError> {
+        let (packed, absmax) = by_operations(&weight.f_reshape([-1])?.f_to_kind(Kind::Float)?)?;
+        Self::assemble(packed, absmax, double, weight)
+    }
+
+    fn assemble(packed: Tensor, absmax: Tensor, double: bool, weight: &Tensor) -> Result<Self, ModelError> {
         let absmax = if double { Absmax::Nested(NestedAbsmax::quantize(&absmax)?) } else { Absmax::Plain(absmax) };
-        Ok(Nf4Weight { packed: pack(&codes)?, absmax, shape: [size[0], size[1]] })
+        let size = weight.size();
+        Ok(Nf4Weight { packed, absmax, shape: [size[0], size[1]] })
     }
 
     /// The whole weight, `[out, in]`, in `kind`.
@@ -117,8 +134,8 @@ impl NestedAbsmax {
     }
 }
 
-/// Indices (int32, padded to an even count) and float32 absmax of a flat float32 weight.
-fn block_codes(flat: &Tensor) -> Result<(Tensor, Tensor), ModelError> {
+/// Packed indices and float32 absmax of a flat float32 weight.
+fn by_operations(flat: &Tensor) -> Result<(Tensor, Tensor), ModelError> {
     let count = flat.size()[0];
     let whole = count / BLOCK * BLOCK;
     let blocks = flat.f_narrow(0, 0, whole)?.f_view([-1, BLOCK])?;
@@ -135,10 +152,10 @@ fn block_codes(flat: &Tensor) -> Result<(Tensor, Tensor), ModelError> {
     }
     let scaled = scaled.f_clamp(-1.0, 1.0)?.f_constant_pad_nd([0, count % 2])?;
     let bounds = Tensor::from_slice(&midpoints(&LEVELS)).to_device(flat.device());
-    Ok((scaled.f_bucketize(&bounds, true, false)?, absmax))
+    Ok((pack_pairs(&scaled.f_bucketize(&bounds, true, false)?)?, absmax))
 }
 
-fn pack(codes: &Tensor) -> Result<Tensor, ModelError> {
+fn pack_pairs(codes: &Tensor) -> Result<Tensor, ModelError> {
     let pairs = codes.f_to_kind(Kind::Uint8)?.f_view([-1, 2])?;
     let high = pairs.f_select(1, 0)?.f_bitwise_left_shift_tensor_scalar(4)?;
     Ok(high.f_bitwise_or_tensor(&pairs.f_select(1, 1)?)?)
