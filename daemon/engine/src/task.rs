@@ -47,7 +47,9 @@ pub struct Inputs {
 #[derive(Debug, thiserror::Error)]
 pub enum InputError {
     /// A line of a record set is no record. What it holds is not repeated.
-    #[error("line {line} of the {set:?} records is not a record; the dataset was written by another version, import it again")]
+    #[error(
+        "line {line} of the {set:?} records is not a record; the dataset was written by another version, import it again"
+    )]
     Record {
         /// Which set.
         set: RecordSet,
@@ -158,7 +160,9 @@ impl TaskError {
     fn kind(&self) -> FailureKind {
         match self {
             TaskError::Model(_) => FailureKind::Model,
-            TaskError::Data(_) | TaskError::HeldOut(_) | TaskError::Input(InputError::Record { .. }) => FailureKind::Data,
+            TaskError::Data(_) | TaskError::HeldOut(_) | TaskError::Input(InputError::Record { .. }) => {
+                FailureKind::Data
+            }
             TaskError::Adapt(AdaptError::Target { .. }) => FailureKind::Recipe,
             TaskError::Adapt(AdaptError::NonFinite(_)) | TaskError::Numeric { .. } => FailureKind::Numeric,
             TaskError::Adapt(_) | TaskError::Checkpoint(_) | TaskError::Input(InputError::File(_)) => {

@@ -8,10 +8,10 @@ use std::process::Command;
 
 use cloister_engine::adapt::{Adapter, blob, lora, peft};
 use cloister_engine::model::{Batch, Decoder, Quantization};
+use cloister_engine::train::clip;
 use cloister_engine::train::data::Example;
 use cloister_engine::train::optimizer::AdamW;
 use cloister_engine::train::step::{Packed, Pass, learn};
-use cloister_engine::train::clip;
 use cloister_wire::recipe::{Lora, Training};
 use kit::{NF4, decoder, fixture};
 use serde::Deserialize;

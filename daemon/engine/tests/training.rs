@@ -1,6 +1,6 @@
 //! The training loop on a tiny model: what it learns, that it repeats, stops and resumes to the byte, and
 //! what it refuses.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 mod kit;
 
@@ -11,8 +11,8 @@ use cloister_engine::model::Quantization;
 use cloister_engine::task::{Inputs, TaskError};
 use cloister_engine::train;
 use cloister_wire::engine::{FailureKind, FromEngine, TrainSummary, TrainTask};
-use cloister_wire::record::Message;
 use cloister_wire::recipe::Recipe;
+use cloister_wire::record::Message;
 use kit::{Daemon, NF4, decoder, inputs, recipe, records, tokenizer};
 
 const SHORT: &str = "[lora]\nrank = 4\ndropout = 0.1\n[training]\nbatch_size = 6\nmicro_batch_size = 2\n\
@@ -58,10 +58,14 @@ fn held_out_loss_falls_and_everything_is_reported() {
     assert_eq!((summary.steps, summary.examples), (32, 20));
     let (before, after) = (summary.held_out_before.unwrap(), summary.held_out_after.unwrap());
     assert!(after < 0.6 * before, "{before} → {after}");
-    let steps: Vec<u64> = daemon.messages.iter().filter_map(|m| match m {
-        FromEngine::HeldOut(loss) => Some(loss.step),
-        _ => None,
-    }).collect();
+    let steps: Vec<u64> = daemon
+        .messages
+        .iter()
+        .filter_map(|m| match m {
+            FromEngine::HeldOut(loss) => Some(loss.step),
+            _ => None,
+        })
+        .collect();
     assert_eq!(steps, [0, 3, 6, 9, 12, 15, 18, 21, 24, 27, 30, 32]);
     assert_eq!(daemon.losses().len(), 32);
 }
@@ -110,9 +114,7 @@ fn recomputing_blocks_gives_the_gradients_of_keeping_them() {
 #[test]
 fn the_split_into_micro_batches_does_not_change_the_loss() {
     let without_dropout = SHORT.replace("dropout = 0.1\n", "");
-    let run = |micro: &str| {
-        uninterrupted(&recipe(&without_dropout.replace("micro_batch_size = 2", micro))).losses()
-    };
+    let run = |micro: &str| uninterrupted(&recipe(&without_dropout.replace("micro_batch_size = 2", micro))).losses();
     for (one, other) in run("micro_batch_size = 1").iter().zip(run("")) {
         assert!((one - other).abs() < 1e-4, "{one} {other}");
     }

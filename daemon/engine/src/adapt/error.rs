@@ -4,7 +4,9 @@
 #[derive(Debug, thiserror::Error)]
 pub enum AdaptError {
     /// A target of the recipe names no layer of this base.
-    #[error("`{target}` in `lora.targets` matches no linear layer of this base; choose from {choices}, or \"all-linear\"")]
+    #[error(
+        "`{target}` in `lora.targets` matches no linear layer of this base; choose from {choices}, or \"all-linear\""
+    )]
     Target {
         /// As the recipe has it.
         target: String,
@@ -34,7 +36,9 @@ pub enum AdaptError {
         reason: String,
     },
     /// Trained on another base.
-    #[error("the adapter was trained on weights with digest {trained_on}, this base has {base}; use it with its own base")]
+    #[error(
+        "the adapter was trained on weights with digest {trained_on}, this base has {base}; use it with its own base"
+    )]
     Base {
         /// From the adapter's file.
         trained_on: String,
@@ -42,7 +46,9 @@ pub enum AdaptError {
         base: String,
     },
     /// Values that would make every answer a NaN.
-    #[error("`{0}` of the adapter holds a NaN or an infinity, so it is not written; lower the learning rate and train again")]
+    #[error(
+        "`{0}` of the adapter holds a NaN or an infinity, so it is not written; lower the learning rate and train again"
+    )]
     NonFinite(String),
     /// libtorch refused.
     #[error("libtorch failed: {0}")]

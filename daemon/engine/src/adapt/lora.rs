@@ -44,7 +44,9 @@ pub fn matching<'m>(modules: &'m [ModuleInfo], targets: &[String]) -> Result<Vec
 /// Whether a target names a module: all of them, or by the last parts of its path.
 pub fn matches(path: &str, target: &str) -> bool {
     target == ALL_LINEAR
-        || path.strip_suffix(target).is_some_and(|front| !target.is_empty() && (front.is_empty() || front.ends_with('.')))
+        || path
+            .strip_suffix(target)
+            .is_some_and(|front| !target.is_empty() && (front.is_empty() || front.ends_with('.')))
 }
 
 fn choices(modules: &[ModuleInfo]) -> String {

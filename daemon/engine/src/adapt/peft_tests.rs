@@ -101,7 +101,8 @@ fn a_wrong_tensor_is_named() {
     assert!(shape.contains(&name) && shape.contains("[4, 2]"), "{shape}");
     let nan = read_tensors(|tensors| drop(tensors.get_mut(&name).unwrap().fill_(f64::NAN)));
     assert!(nan.contains(&name) && nan.contains("NaN"), "{nan}");
-    let foreign = read_tensors(|tensors| drop(tensors.insert("lm_head.x".into(), Tensor::zeros([1], tch::kind::FLOAT_CPU))));
+    let foreign =
+        read_tensors(|tensors| drop(tensors.insert("lm_head.x".into(), Tensor::zeros([1], tch::kind::FLOAT_CPU))));
     assert!(foreign.contains("lm_head.x"), "{foreign}");
     let lost = read_tensors(|tensors| tensors.retain(|name, _| !name.contains("up_proj")));
     assert!(lost.contains("up_proj") && lost.contains("missing"), "{lost}");

@@ -4,8 +4,8 @@
 //! there is one BOS at most. The answer ends as the template ends a turn: the model learns to stop.
 //! INVARIANT: an example learns at least one token, or the whole set is refused with its rows.
 
-use cloister_wire::record::{Message, Record};
 use cloister_wire::recipe::OverLong;
+use cloister_wire::record::{Message, Record};
 use ring::digest;
 
 use crate::model::{ModelError, Tokenizer};
@@ -56,7 +56,9 @@ pub enum DataError {
     #[error("there is no record to {0}; import or clean the dataset again and look at what was dropped")]
     Empty(&'static str),
     /// Every record was too long.
-    #[error("all {dropped} records are longer than {max_length} tokens; raise `training.max_length` or shorten the records")]
+    #[error(
+        "all {dropped} records are longer than {max_length} tokens; raise `training.max_length` or shorten the records"
+    )]
     AllDropped {
         /// How many.
         dropped: u64,
@@ -99,7 +101,9 @@ pub enum DataError {
         rows: String,
     },
     /// The template hides the answer.
-    #[error("row {row}: the model's chat template drops or changes the assistant's answer, so it cannot be learnt; give the base a template that keeps it")]
+    #[error(
+        "row {row}: the model's chat template drops or changes the assistant's answer, so it cannot be learnt; give the base a template that keeps it"
+    )]
     Template {
         /// Of the source file.
         row: u64,
@@ -161,8 +165,7 @@ fn tokenise(tokenizer: &Tokenizer, record: &Record) -> Result<Example, DataError
     };
     let prompt_text = tokenizer.render_chat(prompt, true).map_err(failed)?;
     let whole_text = tokenizer.render_chat(&record.messages, false).map_err(failed)?;
-    let answer_text =
-        answer_part(&prompt_text, &whole_text, answer).ok_or(DataError::Template { row: record.row })?;
+    let answer_text = answer_part(&prompt_text, &whole_text, answer).ok_or(DataError::Template { row: record.row })?;
     let encode = |text: &str| tokenizer.encode(text).map_err(failed);
     let prompt_ids = encode(&prompt_text)?;
     let ids = match encode(&whole_text)? {

@@ -8,6 +8,7 @@ use cloister_wire::recipe::{Recipe, Training};
 use ring::digest;
 
 use super::checkpoint::{self, Binding, Checkpoint, Tally};
+use super::clip;
 use super::data::{self, DataError, Example, Examples, Limit};
 use super::measure::measure;
 use super::optimizer::AdamW;
@@ -15,7 +16,6 @@ use super::order::Order;
 use super::plan::Plan;
 use super::schedule::learning_rate;
 use super::step::{self, Packed, Pass};
-use super::clip;
 use crate::adapt::{AdaptError, Adapter, lora, peft};
 use crate::model::{Decoder, Tokenizer};
 use crate::random::Stream;

@@ -28,10 +28,19 @@ mod tests {
     #[test]
     fn courses_are_those_of_transformers() {
         let warmup = [0.0, 1.0 / 3.0, 2.0 / 3.0];
-        let cosine = [1.0, 0.9504844339512095, 0.8117449009293668, 0.6112604669781572, 0.38873953302184283,
-            0.18825509907063326, 0.04951556604879043];
+        let cosine = [
+            1.0,
+            0.9504844339512095,
+            0.8117449009293668,
+            0.6112604669781572,
+            0.38873953302184283,
+            0.18825509907063326,
+            0.04951556604879043,
+        ];
         let linear = [1.0, 6.0 / 7.0, 5.0 / 7.0, 4.0 / 7.0, 3.0 / 7.0, 2.0 / 7.0, 1.0 / 7.0];
-        for (schedule, course) in [(Schedule::Cosine, cosine), (Schedule::Linear, linear), (Schedule::Constant, [1.0; 7])] {
+        for (schedule, course) in
+            [(Schedule::Cosine, cosine), (Schedule::Linear, linear), (Schedule::Constant, [1.0; 7])]
+        {
             let training = Training { learning_rate: 1.0, warmup_ratio: 0.3, schedule, ..Training::default() };
             for (step, expected) in warmup.iter().chain(&course).enumerate() {
                 let found = learning_rate(&training, step as u64, 10);

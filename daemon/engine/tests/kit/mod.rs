@@ -7,8 +7,8 @@ use cloister_engine::model::{Decoder, LoadOptions, ModelFiles, Quantization, Tok
 use cloister_engine::task::{Inputs, TaskIo};
 use cloister_wire::engine::{FilePiece, FromEngine, RecordSet};
 use cloister_wire::frame::FrameError;
-use cloister_wire::record::{Message, Record};
 use cloister_wire::recipe::Recipe;
+use cloister_wire::record::{Message, Record};
 use tch::{Device, Kind};
 
 pub const NF4: Quantization = Quantization::Nf4 { double: true };
@@ -35,7 +35,8 @@ pub fn recipe(rest: &str) -> Recipe {
 pub fn records(rows: std::ops::RangeInclusive<u64>) -> Vec<Record> {
     rows.map(|row| {
         let word = ["ache", "fever", "cough", "rash"][row as usize % 4];
-        let messages = vec![Message::new("user", format!("{row}: has {word}")), Message::new("assistant", format!("has {word}."))];
+        let messages =
+            vec![Message::new("user", format!("{row}: has {word}")), Message::new("assistant", format!("has {word}."))];
         Record { row, messages }
     })
     .collect()
