@@ -5,7 +5,8 @@
 //!
 //! Read in the order of the work: `model` (files → decoder), `quant` (4-bit weights), `adapt` (LoRA),
 //! `train`, `evaluate`, `generate` (sampling, serving). `task` is what a task is given and how it answers,
-//! `random` the one source of chance. `shim` is the seam to the C++ that `tch` lacks.
+//! `random` the one source of chance. `warm_up` is what libtorch has to see of the machine
+//! before the process is confined. `shim` is the seam to the C++ that `tch` lacks.
 
 pub mod adapt;
 pub mod device;
@@ -19,3 +20,4 @@ pub mod random;
 pub mod shim;
 pub mod task;
 pub mod train;
+pub mod warm_up;

@@ -7,12 +7,11 @@
 //! ```
 //!
 //! Why a process of its own: a plugin that escapes WebAssembly finds no keys, no files, no network and no other
-//! process here ([`harden`]). What always holds: a plugin is linked against nothing; every record gets an instance of
+//! process here ([`cloister_confine`]). What always holds: a plugin is linked against nothing; every record gets an instance of
 //! its own, so no record reaches another through a guest's memory; a record that fails is named by row, and the others
 //! go on; no error carries a record's text.
 
 mod batch;
-pub mod harden;
 mod plugin;
 mod verify;
 

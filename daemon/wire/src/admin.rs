@@ -463,6 +463,7 @@ pub struct Job {
 /// What a job does.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[expect(clippy::large_enum_variant, reason = "one a job, and jobs are few; a box would show in every match")]
 pub enum Work {
     /// Clean and seal a dataset.
     Clean {

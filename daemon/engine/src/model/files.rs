@@ -54,7 +54,7 @@ impl ModelFiles {
     pub fn text(&self, name: &str) -> Result<Option<String>, ModelError> {
         let Some(file) = self.files.get(name) else { return Ok(None) };
         let io = |source| ModelError::Io { file: name.to_owned(), source };
-        let length = file.metadata().map_err(io)?.len();
+        let length = file_length(file).map_err(io)?;
         if length > TEXT_LIMIT {
             let error = std::io::Error::other(format!("{length} bytes are too many for a text file"));
             return Err(io(error));
@@ -68,6 +68,12 @@ impl ModelFiles {
     pub fn required_text(&self, name: &str, remedy: &'static str) -> Result<String, ModelError> {
         self.text(name)?.ok_or_else(|| ModelError::MissingFile { file: name.to_owned(), remedy })
     }
+}
+
+/// How long an opened file is, by `fstat`: the standard library asks `statx`, which takes a path as well and is
+/// therefore denied to a confined engine.
+pub(super) fn file_length(file: &File) -> std::io::Result<u64> {
+    Ok(u64::try_from(rustix::fs::fstat(file)?.st_size).unwrap_or(0))
 }
 
 /// Reads by position, so that a descriptor shared with another process keeps its own offset.

@@ -13,6 +13,7 @@ use safetensors::Dtype;
 use safetensors::tensor::Metadata;
 use tch::{Device, Kind, Tensor};
 
+use super::files::file_length;
 use super::{ModelError, ModelFiles};
 use crate::shim;
 
@@ -168,7 +169,7 @@ fn header<'f>(files: &'f ModelFiles, name: &str) -> Result<Vec<(String, Entry<'f
     let wrong = |reason: String| ModelError::Weights { file: name.to_owned(), reason: format!("{reason}; {REMEDY}") };
     let Some(file) = files.file(name) else { return Err(wrong("is missing".into())) };
     let io = |source| ModelError::Io { file: name.to_owned(), source };
-    let length = file.metadata().map_err(io)?.len();
+    let length = file_length(file).map_err(io)?;
     let mut size = [0; 8];
     if length < 8 {
         return Err(wrong(format!("is {length} bytes long, which is no safetensors file")));

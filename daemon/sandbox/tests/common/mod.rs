@@ -22,6 +22,7 @@ impl Sandbox {
         let (ours, theirs) = Channel::pair().unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_cloister-sandbox"))
             .stdin(Stdio::from(std::os::fd::OwnedFd::from(theirs.into_stream())))
+            .stderr(Stdio::piped()) // a log that is a plain file would lift a limit
             .spawn()
             .unwrap();
         Self { channel: ours, child }
