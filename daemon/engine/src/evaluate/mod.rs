@@ -5,8 +5,8 @@ mod answers;
 mod rouge;
 
 use cloister_wire::engine::{EvaluateTask, Evaluation, FromEngine, Metrics, RecordSet};
-use cloister_wire::record::Record;
 use cloister_wire::recipe::OverLong;
+use cloister_wire::record::Record;
 
 pub use answers::{Answering, answer};
 pub use rouge::{Rouge, rouge};
