@@ -75,6 +75,8 @@ struct Held {
     stop: Option<Arc<Stop>>,
     cancelled: bool,
     losses: u32,
+    /// Its end is not in the catalog yet, for want of room; every event tries again.
+    unsaved: bool,
 }
 
 struct State {
@@ -177,12 +179,13 @@ impl State {
                 job.state = state;
                 self.appliance.catalog.put(&job)?;
             }
-            self.jobs.insert(job.id.clone(), Held { job, stop: None, cancelled: false, losses: 0 });
+            self.jobs.insert(job.id.clone(), Held { job, stop: None, cancelled: false, losses: 0, unsaved: false });
         }
         Ok(())
     }
 
     fn handle_event(&mut self, event: Event) {
+        self.save_what_is_owed();
         match event {
             // A caller that has gone away needs no answer; that is all that `let _` passes over here.
             Event::Submit { work, principal, reply } => drop(reply.send(self.submit(work, principal))),
@@ -228,7 +231,7 @@ impl State {
             progress: None,
         };
         self.appliance.catalog.put(&job)?;
-        self.jobs.insert(id, Held { job: job.clone(), stop: None, cancelled: false, losses: 0 });
+        self.jobs.insert(id, Held { job: job.clone(), stop: None, cancelled: false, losses: 0, unsaved: false });
         Ok(job)
     }
 
@@ -256,10 +259,25 @@ impl State {
         if *happening == Happening::Begin {
             job.attempts += 1;
         }
-        self.appliance.catalog.put(&job)?;
+        match self.appliance.catalog.put(&job) {
+            Ok(()) => held.unsaved = false,
+            // What has ended has ended, room or no room; should the daemon die before it is saved, the job goes on
+            // from its last checkpoint.
+            Err(error) if held.job.state == JobState::Running => {
+                log::error!(job = id; "the job's end is not saved yet: {error}");
+                held.unsaved = true;
+            }
+            Err(error) => return Err(error.into()),
+        }
         held.job = job.clone();
         self.tell(id, JobEvent::Job(Box::new(job.clone())));
         Ok(job)
+    }
+
+    fn save_what_is_owed(&mut self) {
+        for held in self.jobs.values_mut().filter(|held| held.unsaved) {
+            held.unsaved = self.appliance.catalog.put(&held.job).is_err();
+        }
     }
 
     fn tell(&self, id: &str, event: JobEvent) {
