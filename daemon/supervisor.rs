@@ -2,7 +2,8 @@
 //!
 //! Everybody else holds a [`Supervisor`] handle and asks. Jobs run on threads of their own and report back; what
 //! they are to become is decided by [`crate::job::next`]. Each change of a job's state is in the catalog before
-//! anybody hears of it, so that a death at any moment finds the job where it was.
+//! anybody hears of it, so that a death at any moment finds the job where it was. The one exception is an end that
+//! a full disk has no room for.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -75,6 +76,8 @@ struct Held {
     stop: Option<Arc<Stop>>,
     cancelled: bool,
     losses: u32,
+    /// How it ended is known here and not yet in the catalog, which had no room for it.
+    unsaved: bool,
 }
 
 struct State {
@@ -177,12 +180,13 @@ impl State {
                 job.state = state;
                 self.appliance.catalog.put(&job)?;
             }
-            self.jobs.insert(job.id.clone(), Held { job, stop: None, cancelled: false, losses: 0 });
+            self.jobs.insert(job.id.clone(), Held { job, stop: None, cancelled: false, losses: 0, unsaved: false });
         }
         Ok(())
     }
 
     fn handle_event(&mut self, event: Event) {
+        self.save_what_was_not();
         match event {
             // A caller that has gone away needs no answer; that is all that `let _` passes over here.
             Event::Submit { work, principal, reply } => drop(reply.send(self.submit(work, principal))),
@@ -228,7 +232,7 @@ impl State {
             progress: None,
         };
         self.appliance.catalog.put(&job)?;
-        self.jobs.insert(id, Held { job: job.clone(), stop: None, cancelled: false, losses: 0 });
+        self.jobs.insert(id, Held { job: job.clone(), stop: None, cancelled: false, losses: 0, unsaved: false });
         Ok(job)
     }
 
@@ -246,7 +250,15 @@ impl State {
 
     /// Lets something happen to a job, durably, and tells the watchers.
     fn change(&mut self, id: &str, happening: &Happening) -> Result<Job> {
-        let held = self.jobs.get_mut(id).ok_or_else(|| Error::not_found("job", id))?;
+        let job = self.changed(id, happening)?;
+        self.appliance.catalog.put(&job)?;
+        self.adopt(&job, false);
+        Ok(job)
+    }
+
+    /// The job as it is after something happened to it.
+    fn changed(&self, id: &str, happening: &Happening) -> Result<Job> {
+        let held = self.jobs.get(id).ok_or_else(|| Error::not_found("job", id))?;
         let state = job::next(&held.job.state, happening).ok_or_else(|| {
             Error::conflict(format!("job `{id}` is {}", told(&held.job.state)))
                 .remedy(format!("`cloister job show {id}` tells more"))
@@ -256,10 +268,29 @@ impl State {
         if *happening == Happening::Begin {
             job.attempts += 1;
         }
-        self.appliance.catalog.put(&job)?;
-        held.job = job.clone();
-        self.tell(id, JobEvent::Job(Box::new(job.clone())));
         Ok(job)
+    }
+
+    fn adopt(&mut self, job: &Job, unsaved: bool) {
+        if let Some(held) = self.jobs.get_mut(&job.id) {
+            held.job = job.clone();
+            held.unsaved = unsaved;
+            self.tell(&job.id, JobEvent::Job(Box::new(job.clone())));
+        }
+    }
+
+    /// A job ends even where the disk has no room to say so: whoever waits for it must hear. The catalog is told
+    /// once there is room; if the daemon dies before, the job is found running and goes on from its checkpoint.
+    fn end_unsaved(&mut self, id: &str, happening: &Happening) {
+        if let Ok(job) = self.changed(id, happening) {
+            self.adopt(&job, true);
+        }
+    }
+
+    fn save_what_was_not(&mut self) {
+        for held in self.jobs.values_mut().filter(|held| held.unsaved) {
+            held.unsaved = self.appliance.catalog.put(&held.job).is_err();
+        }
     }
 
     fn tell(&self, id: &str, event: JobEvent) {
@@ -305,6 +336,7 @@ impl State {
         };
         if let Err(error) = self.change(id, &happening) {
             log::error!(job = id; "the job's end could not be kept: {error}");
+            self.end_unsaved(id, &happening);
         }
         // A lost worker's job takes its turn again; one that was stopped waits for the next start.
         let lost = matches!(happening, Happening::WorkerLost { .. });
