@@ -22,7 +22,7 @@ fn a_model_that_cannot_be_read_is_refused_and_leaves_nothing() {
         ("shape", |at| set(at, "intermediate_size", 512), &["mlp"]),
         ("family", |at| set(at, "model_type", "mamba2"), &["mamba2"]),
         ("config", |at| fs::write(at.join("config.json"), "{").unwrap(), &["config.json"]),
-        ("pickle", pickle, &["safetensors"]),
+        ("pickle", pickle, &["pickle"]),
     ];
     let kit = Kit::start();
     for (name, spoil, words) in cases {

@@ -4,7 +4,7 @@
 
 mod kit;
 
-use kit::{DENIED, Kit};
+use kit::{DENIED, Kit, NOT_FOUND};
 
 #[test]
 fn records_are_not_trained_on_or_shown_before_they_are_cleaned() {
@@ -12,7 +12,9 @@ fn records_are_not_trained_on_or_shown_before_they_are_cleaned() {
     kit.import("visits", &kit::dialogues(24));
     kit.denied("tess", &["train", &kit.recipe("notes", kit::QUICK)], "deidentify-before-training");
     kit.denied("sam", &["dataset", "sample", "visits"], "sample-after-cleaning");
-    assert_eq!(kit.cloister("sam", &["dataset", "check", "visits"]).code, DENIED);
+    let check = kit.cloister("tess", &["dataset", "check", "visits"]);
+    assert_eq!(check.code, DENIED);
+    assert!(check.stdout.contains("deidentify-before-training"), "{check:?}");
     assert!(kit.json("tess", &["job", "list"]).as_array().unwrap().is_empty(), "a denied job must not exist");
 }
 
@@ -56,7 +58,8 @@ fn an_adapter_is_served_only_after_two_other_people_approved_its_evaluation() {
         &["adapter", "export", "notes", "--out", &kit::path(&kit.desk().join("out"))],
         "two-approvals-before-export",
     );
-    kit.denied("uma", &["chat", "notes", "-m", "Hello"], "infer-only-on-deployed-adapters");
+    // To a user, what is not in service does not exist.
+    kit.refused("uma", &["chat", "notes", "-m", "Hello"], NOT_FOUND, &["notes"]);
     assert!(kit.json("alice", &["status"])["deployed"].as_array().unwrap().is_empty());
 
     kit.ok("bob", &["adapter", "approve", "notes"]);

@@ -23,7 +23,7 @@ fn confidential_records_become_a_served_adapter_and_are_gone_when_shredded() {
     assert_eq!(visits["state"], "sealed");
     assert_eq!(visits["cleaning"]["residual_findings"], 0);
     assert!(visits["cleaning"]["findings"].as_object().unwrap().values().any(|count| count.as_u64() > Some(0)));
-    assert_eq!(kit.json("sam", &["dataset", "check", "visits"])["cleared"], true);
+    assert_eq!(kit.json("tess", &["dataset", "check", "visits"])["cleared"], true);
 
     // train: an adapter comes out, sealed, with the label of what it learnt from.
     kit.ok("tess", &["train", &recipe]);
