@@ -99,8 +99,13 @@ fn parts(config: &Config, storage: Arc<dyn Storage>) -> anyhow::Result<HousePart
     let users = Arc::new(RwLock::new(Registry::parse(text("access/users.json")?.as_bytes())?));
     let (write_storage, write_path) = (storage.clone(), dir.join("access/users.json"));
     let (open_config, open_users) = (config.clone(), users.clone());
+    let (restore_storage, restore_dir) = (storage.clone(), config.state_dir.clone());
     Ok(HouseParts {
         opener: Box::new(move |source| open(&open_config, storage.clone(), open_users.clone(), &source)),
+        restorer: Box::new(move |backup, source| {
+            Vault::restore(restore_storage.clone(), &restore_dir, backup, source, source)?;
+            Ok(())
+        }),
         users,
         write_users: Box::new(move |bytes| Ok(write_atomic(&*write_storage, &write_path, bytes)?)),
         authority,

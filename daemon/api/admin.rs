@@ -155,6 +155,7 @@ async fn dispatch(method: &Method, path: &[&str], call: Call) -> Result<Response
         ("POST", ["keys", "backup"]) => {
             call.asked("", |o, who, _, pass: wire::Passphrase| house::backup(o, who, &pass)).await
         }
+        ("POST", ["keys", "restore"]) => house::restore(call).await,
         ("GET", ["users"]) => house::users(call).await,
         ("POST", ["users"]) => house::add_user(call).await,
         ("DELETE", ["users", name]) => house::revoke_user(call, name).await,

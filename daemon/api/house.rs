@@ -23,12 +23,15 @@ pub struct Opened {
 }
 
 type Opener = Box<dyn Fn(RootSource) -> Result<Opened> + Send + Sync>;
+type Restorer = Box<dyn Fn(&[u8], &RootSource) -> Result<()> + Send + Sync>;
 type RegistryWriter = Box<dyn Fn(&[u8]) -> Result<()> + Send + Sync>;
 
 /// The daemon, seen from its API.
 pub struct House {
     opened: RwLock<Option<Arc<Opened>>>,
     opener: Opener,
+    /// Puts a keyring back from its backup, under the passphrase of the backup.
+    pub restorer: Restorer,
     /// Who may come in.
     pub users: Arc<RwLock<Registry>>,
     /// Stores the registry.
@@ -49,6 +52,8 @@ pub struct House {
 pub struct HouseParts {
     /// Opens the vault and everything that needs it.
     pub opener: Opener,
+    /// Puts a keyring back from its backup.
+    pub restorer: Restorer,
     /// Who may come in.
     pub users: Arc<RwLock<Registry>>,
     /// Stores the registry.
@@ -69,6 +74,7 @@ impl House {
         Self {
             opened: RwLock::new(None),
             opener: parts.opener,
+            restorer: parts.restorer,
             users: parts.users,
             write_users: parts.write_users,
             authority: parts.authority,

@@ -114,6 +114,30 @@ pub(super) fn backup(opened: &Opened, who: &Principal, pass: &wire::Passphrase) 
     })
 }
 
+/// Puts a lost keyring back from its backup and opens the vault; the backup's passphrase becomes the vault's. Only
+/// while the vault is sealed: an open one has lost nothing.
+pub(super) async fn restore(call: Call) -> Result<Response> {
+    use base64::Engine as _;
+    let Call { house, who, body, .. } = call;
+    must_be_administrator(&who)?;
+    let request: wire::KeyRestore = read_json(body, house.max_request_bytes).await?;
+    let status = blocking(move || {
+        if house.peek().is_some() {
+            return Err(Error::conflict("the vault is open, so no keyring is lost")
+                .remedy("a keyring is restored while the vault is sealed"));
+        }
+        let backup = base64::engine::general_purpose::STANDARD.decode(&request.backup).map_err(|_| {
+            Error::invalid("the backup is not base64").remedy("give the file that `cloister key backup` wrote")
+        })?;
+        let source = RootSource::passphrase(request.passphrase.clone());
+        (house.restorer)(&backup, &source)?;
+        let opened = house.unseal(source)?;
+        opened.appliance.logged(&who.name, "RestoreKeys", "appliance/cloister", value!(null), || key_status(&opened))
+    })
+    .await?;
+    json(&status)
+}
+
 pub(super) async fn users(call: Call) -> Result<Response> {
     let Call { house, who, .. } = call;
     let opened = house.opened()?;
