@@ -14,8 +14,8 @@ use crate::shim;
 pub fn warm_up() -> Result<(), ModelError> {
     // Two by two: far below the size from which operations are shared out to threads.
     let small = Tensor::f_ones([2, 2], (Kind::Float, Device::Cpu))?;
-    small.f_cos()?.f_matmul(&small)?;
-    shim::generator_state(Device::Cpu)?;
+    let _ = small.f_cos()?.f_matmul(&small)?;
+    let _ = shim::generator_state(Device::Cpu)?;
     Ok(())
 }
 

@@ -13,7 +13,10 @@ use crate::record::Message;
 /// From the daemon.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-#[expect(clippy::large_enum_variant, reason = "a few messages a task, each handled and dropped; a box would show in every match")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a few messages a task, each handled and dropped; a box would show in every match"
+)]
 pub enum ToEngine {
     /// The base model; its files ride along as descriptors, in the order of `files`.
     Open(Open),
