@@ -16,9 +16,9 @@ use warp::Filter;
 use crate::access::{Authority, Principal, Registry, identify, server_config};
 use crate::api::house::{House, HouseParts, Opened};
 use crate::api::listener::{self, Door, DoorLimits};
+use crate::api::metrics::Metrics;
 use crate::api::openai::{self, Completion, Inference, InferenceError, ModelCard};
 use crate::api::{admin, metrics};
-use crate::api::metrics::Metrics;
 use crate::audit::AuditLog;
 use crate::catalog::Catalog;
 use crate::config::{Config, Unseal};
@@ -34,7 +34,11 @@ use crate::workers::{Source, Workers};
 const MAX_USERS: u64 = 16 << 20;
 
 /// Runs the daemon until `shutdown` says true; `reload` reads the policies anew.
-pub async fn run(config: Config, shutdown: watch::Receiver<bool>, mut reload: mpsc::Receiver<()>) -> anyhow::Result<()> {
+pub async fn run(
+    config: Config,
+    shutdown: watch::Receiver<bool>,
+    mut reload: mpsc::Receiver<()>,
+) -> anyhow::Result<()> {
     let storage = storage_from_environment()?;
     // A policy that does not load is told now, not when somebody unseals.
     load_policy(&config).context("the policies do not load")?;
@@ -87,7 +91,8 @@ fn parts(config: &Config, storage: Arc<dyn Storage>) -> anyhow::Result<HousePart
     let dir = &config.state_dir;
     let text = |name: &str| -> anyhow::Result<String> {
         let bytes = read_small(&*storage, &dir.join(name), MAX_USERS)?;
-        let bytes = bytes.with_context(|| format!("`{}` is missing; run `cloisterd init` first", dir.join(name).display()))?;
+        let bytes =
+            bytes.with_context(|| format!("`{}` is missing; run `cloisterd init` first", dir.join(name).display()))?;
         Ok(String::from_utf8(bytes)?)
     };
     let authority = Authority::load(&text("tls/ca.pem")?, &text("tls/ca.key")?)?;
@@ -106,7 +111,12 @@ fn parts(config: &Config, storage: Arc<dyn Storage>) -> anyhow::Result<HousePart
 }
 
 /// Opens the vault and brings up everything behind it.
-fn open(config: &Config, storage: Arc<dyn Storage>, users: Arc<RwLock<Registry>>, source: &RootSource) -> Result<Opened> {
+fn open(
+    config: &Config,
+    storage: Arc<dyn Storage>,
+    users: Arc<RwLock<Registry>>,
+    source: &RootSource,
+) -> Result<Opened> {
     let vault = Vault::open(storage, &config.state_dir, source)?;
     vault.sweep()?;
     let audit = AuditLog::open(&vault, OffsetDateTime::now_utc())?;
@@ -189,10 +199,11 @@ fn reload_policy(config: &Config, house: &House) {
         (Ok(policy), Some(opened)) => {
             let digest = policy.digest().to_owned();
             let a = &opened.appliance;
-            let swapped = a.logged("system", "ReloadPolicy", "appliance/cloister", serde_json::json!({"digest": digest}), || {
-                *a.policy.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(policy);
-                Ok(())
-            });
+            let swapped =
+                a.logged("system", "ReloadPolicy", "appliance/cloister", serde_json::json!({"digest": digest}), || {
+                    *a.policy.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(policy);
+                    Ok(())
+                });
             match swapped {
                 Ok(()) => log::info!("the policies were read anew"),
                 Err(error) => log::error!("the policies were not changed: {error}"),
@@ -206,7 +217,8 @@ fn reload_policy(config: &Config, house: &House) {
 fn door(config: &Config, storage: &dyn Storage, house: &Arc<House>) -> anyhow::Result<Door> {
     let pem = |name: &str| -> anyhow::Result<String> {
         let path = config.state_dir.join("tls").join(name);
-        let bytes = read_small(storage, &path, MAX_USERS)?.with_context(|| format!("`{}` is missing", path.display()))?;
+        let bytes =
+            read_small(storage, &path, MAX_USERS)?.with_context(|| format!("`{}` is missing", path.display()))?;
         Ok(String::from_utf8(bytes)?)
     };
     let tls = server_config(&pem("ca.pem")?, &pem("server.pem")?, &pem("server.key")?)?;

@@ -92,9 +92,8 @@ impl From<Error> for ApiError {
     fn from(error: Error) -> Self {
         match error {
             Error::Api(error) => error,
-            Error::Lost(why) => {
-                Self::new(ErrorCode::Failed, format!("the worker was lost: {why}")).remedy("try again; `journalctl -u cloister` tells more")
-            }
+            Error::Lost(why) => Self::new(ErrorCode::Failed, format!("the worker was lost: {why}"))
+                .remedy("try again; `journalctl -u cloister` tells more"),
             Error::Stopped => Self::new(ErrorCode::Unavailable, "the daemon is stopping"),
         }
     }

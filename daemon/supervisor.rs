@@ -31,16 +31,42 @@ pub struct Supervisor {
 type Reply<T> = oneshot::Sender<Result<T>>;
 
 /// Everything that can happen to jobs.
+#[expect(clippy::large_enum_variant, reason = "a handful a second at most")]
 enum Event {
-    Submit { work: Work, principal: String, reply: Reply<Job> },
-    Cancel { id: String, reply: Reply<Job> },
-    Resume { id: String, reply: Reply<Job> },
-    List { reply: oneshot::Sender<Vec<Job>> },
-    Progress { id: String, progress: JobProgress },
-    Checkpoint { id: String, step: u64, object: ObjectRef, reply: Reply<()> },
-    Ended { id: String, result: Result<()> },
+    Submit {
+        work: Work,
+        principal: String,
+        reply: Reply<Job>,
+    },
+    Cancel {
+        id: String,
+        reply: Reply<Job>,
+    },
+    Resume {
+        id: String,
+        reply: Reply<Job>,
+    },
+    List {
+        reply: oneshot::Sender<Vec<Job>>,
+    },
+    Progress {
+        id: String,
+        progress: JobProgress,
+    },
+    Checkpoint {
+        id: String,
+        step: u64,
+        object: ObjectRef,
+        reply: Reply<()>,
+    },
+    Ended {
+        id: String,
+        result: Result<()>,
+    },
     /// No job begins any more; answered when none runs.
-    Drain { reply: oneshot::Sender<()> },
+    Drain {
+        reply: oneshot::Sender<()>,
+    },
 }
 
 /// A job and what only the supervisor knows of it.
@@ -65,7 +91,8 @@ impl Supervisor {
     pub fn start(appliance: Arc<Appliance>) -> Result<Self> {
         let (events, mut receiver) = mpsc::unbounded_channel();
         let handle = Self { events, watchers: broadcast::channel(EVENTS).0, draining: Arc::default() };
-        let mut state = State { appliance, handle: handle.clone(), jobs: BTreeMap::new(), next: HashMap::new(), drained: None };
+        let mut state =
+            State { appliance, handle: handle.clone(), jobs: BTreeMap::new(), next: HashMap::new(), drained: None };
         state.recall()?;
         state.begin_what_can();
         tokio::spawn(async move {
@@ -180,7 +207,9 @@ impl State {
         if self.handle.draining() {
             return Err(gone());
         }
-        if let Some(other) = self.jobs.values().find(|held| !held.job.state.at_rest() && same_target(&held.job.work, &work)) {
+        if let Some(other) =
+            self.jobs.values().find(|held| !held.job.state.at_rest() && same_target(&held.job.work, &work))
+        {
             return Err(Error::conflict(format!("job `{}` works on the same already", other.job.id))
                 .remedy(format!("`cloister watch {0}` follows it, `cloister job cancel {0}` ends it", other.job.id)));
         }
@@ -219,7 +248,8 @@ impl State {
     fn change(&mut self, id: &str, happening: &Happening) -> Result<Job> {
         let held = self.jobs.get_mut(id).ok_or_else(|| Error::not_found("job", id))?;
         let state = job::next(&held.job.state, happening).ok_or_else(|| {
-            Error::conflict(format!("job `{id}` is {}", told(&held.job.state))).remedy(format!("`cloister job show {id}` tells more"))
+            Error::conflict(format!("job `{id}` is {}", told(&held.job.state)))
+                .remedy(format!("`cloister job show {id}` tells more"))
         })?;
         let mut job = held.job.clone();
         job.state = state;
@@ -278,7 +308,10 @@ impl State {
         }
         // A lost worker's job takes its turn again; one that was stopped waits for the next start.
         let lost = matches!(happening, Happening::WorkerLost { .. });
-        if lost && !self.handle.draining() && self.jobs.get(id).is_some_and(|held| held.job.state == JobState::Interrupted) {
+        if lost
+            && !self.handle.draining()
+            && self.jobs.get(id).is_some_and(|held| held.job.state == JobState::Interrupted)
+        {
             log::warn!(job = id; "the worker was lost; the job goes on from its last checkpoint");
             if let Err(error) = self.change(id, &Happening::Resume) {
                 log::error!(job = id; "{error}");
@@ -336,7 +369,8 @@ impl State {
         std::thread::spawn(move || {
             let id = job.id.clone();
             let run = std::panic::AssertUnwindSafe(|| run(&appliance, &job, &control));
-            let result = std::panic::catch_unwind(run).unwrap_or_else(|_| Err(Error::failed("the daemon has a fault; see its log")));
+            let result = std::panic::catch_unwind(run)
+                .unwrap_or_else(|_| Err(Error::failed("the daemon has a fault; see its log")));
             // The supervisor is gone only when the daemon is.
             let _ = events.send(Event::Ended { id, result });
         });

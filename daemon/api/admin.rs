@@ -42,8 +42,9 @@ type Body = std::pin::Pin<Box<dyn Stream<Item = std::result::Result<Bytes, warp:
 /// Everything under `/admin/v1`.
 pub fn routes(house: Arc<House>) -> BoxedFilter<(Response,)> {
     let query = warp::query::raw().or(warp::any().map(String::new)).unify();
-    let body = warp::body::stream()
-        .map(|body| -> Body { Box::pin(StreamExt::map(body, |piece: std::result::Result<_, warp::Error>| piece.map(to_bytes))) });
+    let body = warp::body::stream().map(|body| -> Body {
+        Box::pin(StreamExt::map(body, |piece: std::result::Result<_, warp::Error>| piece.map(to_bytes)))
+    });
     warp::path!("admin" / "v1" / ..)
         .and(warp::method())
         .and(warp::path::tail())
@@ -71,8 +72,12 @@ async fn dispatch(method: &Method, path: &[&str], call: Call) -> Result<Response
         ("GET", ["models"]) => call.list(lists::all::<wire::Model>).await,
         ("GET", ["models", name]) => call.named(name, lists::one::<wire::Model>).await,
         ("DELETE", ["models", name]) => call.named(name, |o, who, name| models::remove(&o.appliance, who, name)).await,
-        ("POST", ["models", name, "verify"]) => call.named(name, |o, who, name| models::verify(&o.appliance, who, name)).await,
-        ("POST", ["models", name, "commit"]) => call.named(name, |o, who, name| models::commit(&o.appliance, who, name)).await,
+        ("POST", ["models", name, "verify"]) => {
+            call.named(name, |o, who, name| models::verify(&o.appliance, who, name)).await
+        }
+        ("POST", ["models", name, "commit"]) => {
+            call.named(name, |o, who, name| models::commit(&o.appliance, who, name)).await
+        }
         ("PUT", ["models", name, "files", file]) => {
             let file = (*file).to_owned();
             call.upload(name, move |o, who, name, body| models::stage(&o.appliance, who, name, &file, body)).await
@@ -97,7 +102,9 @@ async fn dispatch(method: &Method, path: &[&str], call: Call) -> Result<Response
         }
         ("GET", ["plugins"]) => call.list(lists::all::<wire::Plugin>).await,
         ("GET", ["plugins", name]) => call.named(name, lists::one::<wire::Plugin>).await,
-        ("DELETE", ["plugins", name]) => call.named(name, |o, who, name| plugins::remove(&o.appliance, who, name)).await,
+        ("DELETE", ["plugins", name]) => {
+            call.named(name, |o, who, name| plugins::remove(&o.appliance, who, name)).await
+        }
         ("POST", ["plugins"]) => {
             call.upload("", |o, who, _, mut body| {
                 let manifest = body.json_line()?;
@@ -121,13 +128,19 @@ async fn dispatch(method: &Method, path: &[&str], call: Call) -> Result<Response
         ("POST", ["adapters", name, "approve"]) => {
             call.asked(name, |o, who, name, spec| approve::approve(&o.appliance, who, name, &spec)).await
         }
-        ("GET", ["adapters", name, "export"]) => call.named(name, |o, who, name| records::export(&o.appliance, who, name)).await,
+        ("GET", ["adapters", name, "export"]) => {
+            call.named(name, |o, who, name| records::export(&o.appliance, who, name)).await
+        }
         ("POST", ["adapters", name, "import"]) => {
             call.uploaded_json(name, |o, who, name, import| records::import(&o.appliance, who, name, &import)).await
         }
         ("GET", ["deployments"]) => call.list(lists::all::<wire::Deployment>).await,
-        ("POST", ["deployments", name]) => call.named(name, |o, who, name| o.serving.deploy(&o.appliance, who, name)).await,
-        ("DELETE", ["deployments", name]) => call.named(name, |o, who, name| o.serving.undeploy(&o.appliance, who, name)).await,
+        ("POST", ["deployments", name]) => {
+            call.named(name, |o, who, name| o.serving.deploy(&o.appliance, who, name)).await
+        }
+        ("DELETE", ["deployments", name]) => {
+            call.named(name, |o, who, name| o.serving.undeploy(&o.appliance, who, name)).await
+        }
         ("GET", ["policy"]) => call.list(lists::policy).await,
         ("POST", ["policy", "explain"]) => call.asked("", |o, who, _, spec| lists::explain(o, who, &spec)).await,
         ("POST", ["policy", "test"]) => house::policy_test(call).await,
@@ -139,15 +152,16 @@ async fn dispatch(method: &Method, path: &[&str], call: Call) -> Result<Response
         ("GET", ["audit", "export"]) => call.text(lists::audit_export).await,
         ("GET", ["keys"]) => call.list(house::keys).await,
         ("POST", ["keys", "rotate"]) => call.list(house::rotate).await,
-        ("POST", ["keys", "backup"]) => call.asked("", |o, who, _, pass: wire::Passphrase| house::backup(o, who, &pass)).await,
+        ("POST", ["keys", "backup"]) => {
+            call.asked("", |o, who, _, pass: wire::Passphrase| house::backup(o, who, &pass)).await
+        }
         ("GET", ["users"]) => house::users(call).await,
         ("POST", ["users"]) => house::add_user(call).await,
         ("DELETE", ["users", name]) => house::revoke_user(call, name).await,
         _ => {
             let path = path.join("/").chars().take(100).collect::<String>();
-            Err(ApiError::new(wire::ErrorCode::NotFound, format!("there is no `{method} /admin/v1/{path}`"))
-                .remedy("CLI and daemon may be of different versions; `cloister status` tells the daemon's"))
-            .map_err(Error::Api)
+            let error = ApiError::new(wire::ErrorCode::NotFound, format!("there is no `{method} /admin/v1/{path}`"));
+            Err(Error::Api(error.remedy("CLI and daemon may be of different versions; `cloister status` tells the daemon's")))
         }
     }
 }
@@ -258,12 +272,15 @@ pub fn failure(error: &ApiError) -> Response {
 
 /// A recipe, parsed and valid.
 fn recipe(text: &str) -> Result<Recipe> {
-    Recipe::parse(text).map_err(|error| Error::invalid(error.to_string()).remedy("`cloister train --help` shows a recipe"))
+    Recipe::parse(text)
+        .map_err(|error| Error::invalid(error.to_string()).remedy("`cloister train --help` shows a recipe"))
 }
 
 /// Where every route has its last say.
 pub async fn nothing_here() -> Response {
-    failure(&ApiError::new(wire::ErrorCode::NotFound, "there is nothing here").remedy("the API is under /admin/v1 and /v1"))
+    failure(
+        &ApiError::new(wire::ErrorCode::NotFound, "there is nothing here").remedy("the API is under /admin/v1 and /v1"),
+    )
 }
 
 /// Admission of a training job, then the job.

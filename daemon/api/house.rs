@@ -84,7 +84,8 @@ impl House {
     /// # Errors
     /// `Unavailable` while it is sealed.
     pub fn opened(&self) -> Result<Arc<Opened>> {
-        self.peek().ok_or_else(|| Error::unavailable("the vault is sealed").remedy("an administrator runs `cloister unseal`"))
+        self.peek()
+            .ok_or_else(|| Error::unavailable("the vault is sealed").remedy("an administrator runs `cloister unseal`"))
     }
 
     /// Everything, or nothing while the vault is sealed.

@@ -51,9 +51,11 @@ impl Upload {
         let mut line = Vec::new();
         let mut byte = [0];
         while line.len() <= MAX_LINE {
-            let read = self.read(&mut byte).map_err(|error| Error::invalid(format!("the upload broke off: {error}")))?;
+            let read =
+                self.read(&mut byte).map_err(|error| Error::invalid(format!("the upload broke off: {error}")))?;
             if read == 0 || byte[0] == b'\n' {
-                return serde_json::from_slice(&line).map_err(|error| Error::invalid(format!("the upload's first line: {error}")));
+                return serde_json::from_slice(&line)
+                    .map_err(|error| Error::invalid(format!("the upload's first line: {error}")));
             }
             line.push(byte[0]);
         }

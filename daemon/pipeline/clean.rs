@@ -109,12 +109,18 @@ fn enough_left(dataset: &Dataset, spec: &CleanSpec, cleaning: &Cleaning) -> Resu
     let most = spec.most_dropped.unwrap_or(MOST_DROPPED);
     let reasons = cleaning.dropped.iter().map(|(why, n)| format!("{why}: {n}")).collect::<Vec<_>>().join(", ");
     if dataset.records == 0 {
-        return Err(Error::invalid(format!("nothing is left of dataset `{}` after cleaning ({reasons})", dataset.name))
-            .remedy("look at the reasons; `cloister plugin test` shows what a plugin does to a record"));
+        return Err(Error::invalid(format!(
+            "nothing is left of dataset `{}` after cleaning ({reasons})",
+            dataset.name
+        ))
+        .remedy("look at the reasons; `cloister plugin test` shows what a plugin does to a record"));
     }
     if dropped as f64 > most * dataset.records_in as f64 {
-        return Err(Error::invalid(format!("cleaning would drop {dropped} of {} records ({reasons})", dataset.records_in))
-            .remedy("look at the reasons, or allow more with `--most-dropped`"));
+        return Err(Error::invalid(format!(
+            "cleaning would drop {dropped} of {} records ({reasons})",
+            dataset.records_in
+        ))
+        .remedy("look at the reasons, or allow more with `--most-dropped`"));
     }
     Ok(())
 }
@@ -209,7 +215,9 @@ impl Line {
                             let sum = self.score_sums.entry(name.clone()).or_default();
                             *sum = (sum.0 + value, sum.1 + 1);
                         }
-                        let low = scores.iter().find(|(name, value)| self.minimum.get(name).is_some_and(|least| !(value >= least)));
+                        let low = scores
+                            .iter()
+                            .find(|(name, value)| self.minimum.get(name).is_some_and(|least| value.is_nan() || value < least));
                         let seen = fingerprint.is_some_and(|mark| !self.seen.insert(mark));
                         match low {
                             Some((name, _)) => Some(format!("low-{name}")),
@@ -253,7 +261,9 @@ fn apply(cleaner: &mut Sandbox, records: Vec<Record>, cleaning: &mut Cleaning, p
                 let record = kept.pop_front().filter(|record| record.row == outcome.row);
                 out.push(record.ok_or_else(|| Error::failed("the sandbox kept a record and did not return it"))?);
                 match pass {
-                    Pass::Clean => findings.into_iter().for_each(|f| *cleaning.findings.entry(f.kind).or_default() += 1),
+                    Pass::Clean => {
+                        findings.into_iter().for_each(|f| *cleaning.findings.entry(f.kind).or_default() += 1)
+                    }
                     Pass::Residue => cleaning.residual_findings += findings.len() as u64,
                 }
             }

@@ -32,7 +32,8 @@ fn held_out(a: &Appliance, adapter: &Adapter, spec: &EvaluateSpec) -> Result<(Se
         return Ok((SealedSet::find(a, name)?, all));
     }
     let need = || {
-        Error::invalid(format!("training of `{}` held no records out", adapter.name)).remedy("name a sealed dataset with `--dataset`")
+        Error::invalid(format!("training of `{}` held no records out", adapter.name))
+            .remedy("name a sealed dataset with `--dataset`")
     };
     let recipe = adapter.recipe.as_ref().ok_or_else(need)?;
     match &recipe.held_out {
@@ -46,7 +47,13 @@ fn held_out(a: &Appliance, adapter: &Adapter, spec: &EvaluateSpec) -> Result<(Se
 }
 
 /// Measures an adapter; the report becomes part of its entry.
-pub fn evaluate(a: &Appliance, who: &Principal, name: &str, spec: &EvaluateSpec, control: &dyn Control) -> Result<EvalReport> {
+pub fn evaluate(
+    a: &Appliance,
+    who: &Principal,
+    name: &str,
+    spec: &EvaluateSpec,
+    control: &dyn Control,
+) -> Result<EvalReport> {
     let _reserved = a.reserve("adapter", name)?;
     let mut adapter = find(a, name)?;
     a.allow(who, &check::adapter_act(a, Action::Evaluate, &adapter)?)?;
@@ -82,7 +89,10 @@ pub fn evaluate(a: &Appliance, who: &Principal, name: &str, spec: &EvaluateSpec,
 
 /// The device and the number format that the adapter was trained with.
 pub(super) fn how_trained(adapter: &Adapter) -> (String, Quantization) {
-    adapter.recipe.as_ref().map_or_else(|| ("auto".into(), Quantization::default()), |r| (r.device.clone(), r.quantization))
+    adapter
+        .recipe
+        .as_ref()
+        .map_or_else(|| ("auto".into(), Quantization::default()), |r| (r.device.clone(), r.quantization))
 }
 
 /// An adapter does nothing good on another base than its own.
@@ -91,7 +101,14 @@ pub(super) fn other_base(adapter: &Adapter) -> Error {
         .remedy("import the model that it was trained on, or train anew")
 }
 
-fn feed(a: &Appliance, engine: &Engine, adapter: &Adapter, spec: &EvaluateSpec, records: &SealedSet, split: Split) -> Result<()> {
+fn feed(
+    a: &Appliance,
+    engine: &Engine,
+    adapter: &Adapter,
+    spec: &EvaluateSpec,
+    records: &SealedSet,
+    split: Split,
+) -> Result<()> {
     engine.send(&ToEngine::Evaluate(EvaluateTask { generate: spec.generate, max_tokens: spec.max_tokens }))?;
     engine.send_records(RecordSet::HeldOut, split.of(a.open(records.object())?))?;
     for (name, object) in &adapter.files {

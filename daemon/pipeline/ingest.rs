@@ -37,8 +37,10 @@ impl RawSet {
     pub fn of(dataset: Dataset) -> Result<Self> {
         match (dataset.state, dataset.object.clone()) {
             (DatasetState::Raw, Some(object)) => Ok(Self { dataset, object }),
-            (DatasetState::Sealed, _) => Err(Error::conflict(format!("dataset `{}` is cleaned and sealed already", dataset.name))
-                .remedy("import the file under another name to clean it differently")),
+            (DatasetState::Sealed, _) => {
+                Err(Error::conflict(format!("dataset `{}` is cleaned and sealed already", dataset.name))
+                    .remedy("import the file under another name to clean it differently"))
+            }
             _ => Err(Error::not_found("dataset", &dataset.name)),
         }
     }
@@ -61,7 +63,8 @@ impl RawSet {
 pub fn ingest(a: &Appliance, who: &Principal, name: &str, spec: &ImportSpec, content: impl Read) -> Result<Dataset> {
     valid_name(name).map_err(|why| Error::invalid(format!("the dataset's name {why}")))?;
     if spec.purposes.is_empty() {
-        return Err(Error::invalid("a dataset needs at least one purpose").remedy("add `--purpose`, such as `--purpose clinical-notes`"));
+        return Err(Error::invalid("a dataset needs at least one purpose")
+            .remedy("add `--purpose`, such as `--purpose clinical-notes`"));
     }
     let _reserved = a.reserve("dataset", name)?;
     if a.catalog.find::<Dataset>(name)?.is_some_and(|d| d.state != DatasetState::Shredded) {
@@ -94,7 +97,8 @@ pub fn ingest(a: &Appliance, who: &Principal, name: &str, spec: &ImportSpec, con
 
 /// Writes the records under a new key; on any error the key is destroyed again.
 fn store(a: &Appliance, dataset: &mut Dataset, spec: &ImportSpec, content: impl Read) -> Result<ObjectRef> {
-    let info = KeyInfo { name: format!("{} (raw)", dataset.name), kind: KeyKind::Dataset, owner: dataset.owner.clone() };
+    let info =
+        KeyInfo { name: format!("{} (raw)", dataset.name), kind: KeyKind::Dataset, owner: dataset.owner.clone() };
     let key = a.vault.new_key(info)?;
     let object = ObjectRef { object: format!("dataset/{}/raw/{key}", dataset.name), key: key.to_string() };
     let written = write_records(a, dataset, spec, content, &object);
@@ -106,32 +110,37 @@ fn store(a: &Appliance, dataset: &mut Dataset, spec: &ImportSpec, content: impl 
     written.map(|()| object)
 }
 
-fn write_records(a: &Appliance, dataset: &mut Dataset, spec: &ImportSpec, content: impl Read, object: &ObjectRef) -> Result<()> {
+fn write_records(
+    a: &Appliance,
+    dataset: &mut Dataset,
+    spec: &ImportSpec,
+    content: impl Read,
+    object: &ObjectRef,
+) -> Result<()> {
     let mut writer = a.vault.writer(&object.object, &key_id(&object.key)?)?;
     let mut line = Vec::new();
-    each_row(spec, content, |row, parsed| {
-        match parsed.and_then(|record| acceptable(&record).map(|()| record)) {
-            Ok(record) => {
-                line.clear();
-                serde_json::to_writer(&mut line, &record).map_err(|error| Error::failed(error.to_string()))?;
-                line.push(b'\n');
-                writer.write_all(&line).map_err(no_room)?;
-                dataset.records_in += 1;
-                Ok(())
-            }
-            Err(reason) if spec.skip_bad_rows => {
-                if dataset.skipped.len() < SKIPPED_KEPT {
-                    dataset.skipped.push(SkippedRow { row, reason });
-                }
-                Ok(())
-            }
-            Err(reason) => Err(Error::invalid(format!("row {row}: {reason}")).remedy(
-                "mend the row, or add `--skip-bad-rows` to leave such rows out; nothing was imported",
-            )),
+    each_row(spec, content, |row, parsed| match parsed.and_then(|record| acceptable(&record).map(|()| record)) {
+        Ok(record) => {
+            line.clear();
+            serde_json::to_writer(&mut line, &record).map_err(|error| Error::failed(error.to_string()))?;
+            line.push(b'\n');
+            writer.write_all(&line).map_err(no_room)?;
+            dataset.records_in += 1;
+            Ok(())
         }
+        Err(reason) if spec.skip_bad_rows => {
+            if dataset.skipped.len() < SKIPPED_KEPT {
+                dataset.skipped.push(SkippedRow { row, reason });
+            }
+            Ok(())
+        }
+        Err(reason) => Err(Error::invalid(format!("row {row}: {reason}"))
+            .remedy("mend the row, or add `--skip-bad-rows` to leave such rows out; nothing was imported")),
     })?;
     if dataset.records_in == 0 {
-        return Err(Error::invalid("the file holds no usable record").remedy("check `--format`, `--prompt` and `--answer`"));
+        return Err(
+            Error::invalid("the file holds no usable record").remedy("check `--format`, `--prompt` and `--answer`")
+        );
     }
     writer.commit()?;
     Ok(())

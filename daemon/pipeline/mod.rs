@@ -180,8 +180,13 @@ impl Appliance {
         match self.policy().decide(&request) {
             Decision::Allow { .. } => Ok(()),
             Decision::Deny(denial) => {
-                let intent = self.intent(&who.name, act.action.name(), &object_of(&act.resource), act.details.clone())?;
-                intent.outcome(OffsetDateTime::now_utc(), Outcome::Denied { rule: denial.rule.clone() }, Details::new())?;
+                let intent =
+                    self.intent(&who.name, act.action.name(), &object_of(&act.resource), act.details.clone())?;
+                intent.outcome(
+                    OffsetDateTime::now_utc(),
+                    Outcome::Denied { rule: denial.rule.clone() },
+                    Details::new(),
+                )?;
                 log::info!(principal = who.name.as_str(), action = act.action.name(), rule = denial.rule.as_str(); "denied");
                 Err(Error::denied(&denial))
             }
@@ -208,7 +213,8 @@ impl Appliance {
     ) -> Result<T> {
         let intent = self.intent(who, action, object, details)?;
         let result = run();
-        let outcome = result.as_ref().map_or_else(|error| Outcome::Failed { rule: error.short().into() }, |_| Outcome::Ok);
+        let outcome =
+            result.as_ref().map_or_else(|error| Outcome::Failed { rule: error.short().into() }, |_| Outcome::Ok);
         log::info!(principal = who, action = action, object = object; "{}", if result.is_ok() { "done" } else { "failed" });
         intent.outcome(OffsetDateTime::now_utc(), outcome, Details::new())?;
         result
@@ -225,7 +231,8 @@ impl Appliance {
         if self.busy.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone()) {
             return Ok(Reservation { appliance: self, name });
         }
-        Err(Error::conflict(format!("`{name}` is being changed by somebody else")).remedy("wait for that to end, then repeat"))
+        Err(Error::conflict(format!("`{name}` is being changed by somebody else"))
+            .remedy("wait for that to end, then repeat"))
     }
 
     /// The person behind a name, as they are now: a job that goes on later has no more rights than they have then.

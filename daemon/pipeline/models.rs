@@ -42,7 +42,9 @@ pub fn stage(a: &Appliance, who: &Principal, name: &str, file: &str, mut content
     let mut out = storage.create_new(&path).map_err(storage_error)?;
     let mut buffer = vec![0; 1 << 20];
     let copied = loop {
-        let read = content.read(&mut buffer).map_err(|error| Error::invalid(format!("the upload of `{file}` broke off: {error}")));
+        let read = content
+            .read(&mut buffer)
+            .map_err(|error| Error::invalid(format!("the upload of `{file}` broke off: {error}")));
         match read {
             Ok(0) => break out.sync().map_err(storage_error),
             Ok(n) => {
@@ -61,13 +63,18 @@ pub fn stage(a: &Appliance, who: &Principal, name: &str, file: &str, mut content
 }
 
 fn acceptable_file(file: &str) -> Result<()> {
-    let plain = file.len() <= 128 && file.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b)) && !file.starts_with('.');
+    let plain = file.len() <= 128
+        && file.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
+        && !file.starts_with('.');
     if plain && ENDINGS.iter().any(|ending| file.ends_with(ending)) {
         return Ok(());
     }
     let pickle = [".bin", ".pt", ".pth", ".ckpt", ".pkl"].iter().any(|ending| file.ends_with(ending));
     let (why, remedy) = if pickle {
-        ("is a pickle, which can run code when it is read", "convert it to safetensors: `model.save_pretrained(DIR, safe_serialization=True)`")
+        (
+            "is a pickle, which can run code when it is read",
+            "convert it to safetensors: `model.save_pretrained(DIR, safe_serialization=True)`",
+        )
     } else {
         ("does not belong to a model folder", "only *.safetensors, *.json and *.jinja are taken")
     };
@@ -132,7 +139,8 @@ pub fn open(a: &Appliance, model: &Model) -> Result<Vec<(String, File)>> {
 
 fn open_files(folder: &Path, files: &BTreeMap<String, FileDigest>) -> Result<Vec<(String, File)>> {
     let open = |name: &String| {
-        let file = File::open(folder.join(name)).map_err(|error| Error::failed(format!("`{name}` does not open: {error}")))?;
+        let file =
+            File::open(folder.join(name)).map_err(|error| Error::failed(format!("`{name}` does not open: {error}")))?;
         Ok((name.clone(), file))
     };
     files.keys().map(open).collect()
@@ -199,7 +207,8 @@ fn staging(a: &Appliance, name: &str) -> PathBuf {
 fn digests(a: &Appliance, folder: &Path) -> Result<BTreeMap<String, FileDigest>> {
     let entries = a.vault.storage().list(folder).map_err(storage_error)?;
     if !entries.iter().any(|entry| entry.name.ends_with(".safetensors")) {
-        return Err(Error::invalid("the folder holds no *.safetensors file").remedy("a model folder is what `save_pretrained` writes"));
+        return Err(Error::invalid("the folder holds no *.safetensors file")
+            .remedy("a model folder is what `save_pretrained` writes"));
     }
     entries.into_iter().map(|entry| Ok((entry.name.clone(), file_digest(&folder.join(&entry.name))?))).collect()
 }

@@ -31,16 +31,21 @@ pub fn install(a: &Appliance, who: &Principal, manifest: PluginManifest, content
     a.act(who, act, || {
         let component = read_component(content)?;
         if hex(digest(&SHA256, &component).as_ref()) != manifest.sha256 {
-            return Err(Error::invalid("the component is not the one its manifest names").remedy("rebuild it with `cargo xtask plugins`"));
+            return Err(Error::invalid("the component is not the one its manifest names")
+                .remedy("rebuild it with `cargo xtask plugins`"));
         }
         let sandbox = Sandbox::load(&a.workers.sandbox, manifest.world, &a.plugin_limits, &component)?;
         let description = sandbox.description().clone();
         if description.name != manifest.name || description.version != manifest.version {
-            return Err(Error::invalid(format!("the component says it is `{}` {}", description.name, description.version))
-                .remedy("install it with the manifest that was built with it"));
+            return Err(Error::invalid(format!(
+                "the component says it is `{}` {}",
+                description.name, description.version
+            ))
+            .remedy("install it with the manifest that was built with it"));
         }
         let signature = hex(signing_key(a)?.sign(&signed_bytes(&manifest)?).as_ref());
-        let plugin = Plugin { name: manifest.name.clone(), manifest, description, signature, installed_by: who.name.clone() };
+        let plugin =
+            Plugin { name: manifest.name.clone(), manifest, description, signature, installed_by: who.name.clone() };
         write_atomic(a.vault.storage(), &path(a, &plugin.name), &component)?;
         a.catalog.put(&plugin)?;
         Ok(plugin)
@@ -73,7 +78,9 @@ pub fn wanted(a: &Appliance, names: &[String]) -> Result<Vec<Plugin>> {
         names.iter().map(find).collect::<Result<_>>()?
     };
     if wanted.is_empty() {
-        return Err(Error::invalid("no plugin is installed").remedy("install one: `cloister plugin install redact.wasm`"));
+        return Err(
+            Error::invalid("no plugin is installed").remedy("install one: `cloister plugin install redact.wasm`")
+        );
     }
     wanted.sort_by_key(|plugin| plugin.manifest.world == PluginWorld::Scorer);
     Ok(wanted)
@@ -112,7 +119,7 @@ pub fn remove(a: &Appliance, who: &Principal, name: &str) -> Result<()> {
     let act = Act::new(Action::RemovePlugin, appliance()).details(json!({"plugin": name}));
     a.act(who, act, || {
         a.catalog.remove::<Plugin>(name)?;
-        Ok(a.vault.storage().remove(&path(a, name)).map_err(|error| Error::failed(error.to_string()))?)
+        a.vault.storage().remove(&path(a, name)).map_err(|error| Error::failed(error.to_string()))
     })
 }
 
@@ -131,7 +138,8 @@ fn signing_key(a: &Appliance) -> Result<Ed25519KeyPair> {
         return Ed25519KeyPair::from_pkcs8(&pkcs8).map_err(damaged);
     }
     let random = ring::rand::SystemRandom::new();
-    let pkcs8 = Ed25519KeyPair::generate_pkcs8(&random).map_err(|_| Error::failed("the system gives no random numbers"))?;
+    let pkcs8 =
+        Ed25519KeyPair::generate_pkcs8(&random).map_err(|_| Error::failed("the system gives no random numbers"))?;
     a.vault.write_sealed(SIGNING_KEY, pkcs8.as_ref())?;
     Ed25519KeyPair::from_pkcs8(pkcs8.as_ref()).map_err(damaged)
 }

@@ -28,7 +28,8 @@ impl SealedSet {
         match (dataset.state, dataset.object.clone(), dataset.digest.clone()) {
             (DatasetState::Sealed, Some(object), Some(digest)) => Ok(Self { dataset, object, digest }),
             (DatasetState::Shredded, ..) => {
-                Err(Error::not_found("dataset", &dataset.name).remedy("its keys were destroyed; import the records again"))
+                Err(Error::not_found("dataset", &dataset.name)
+                    .remedy("its keys were destroyed; import the records again"))
             }
             _ => Err(Error::conflict(format!("dataset `{}` is not sealed yet", dataset.name))
                 .remedy(format!("run `cloister dataset clean {}`", dataset.name))),

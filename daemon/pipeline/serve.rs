@@ -240,7 +240,14 @@ impl Serving {
     ///
     /// # Errors
     /// `NotFound` for a name that is not served, `Denied`, `Unavailable` when the log is full.
-    pub fn generate(&self, a: &Appliance, who: &Principal, name: &str, prompt: Prompt, sampling: Sampling) -> Result<Begun> {
+    pub fn generate(
+        &self,
+        a: &Appliance,
+        who: &Principal,
+        name: &str,
+        prompt: Prompt,
+        sampling: Sampling,
+    ) -> Result<Begun> {
         let (base_name, act, adapter) = {
             let (adapter, act) = target(a, name)?;
             let base = adapter.as_ref().map_or(name, |adapter| adapter.base.as_str()).to_owned();
@@ -250,7 +257,8 @@ impl Serving {
         let base = self.running(a, &base_name, adapter.as_ref())?;
         let id = base.next.fetch_add(1, Ordering::Relaxed);
         let (pieces, receiver) = channel(PIECES);
-        let details = json!({"digest": adapter.as_ref().map(|adapter| &adapter.digest), "max_tokens": sampling.max_tokens});
+        let details =
+            json!({"digest": adapter.as_ref().map(|adapter| &adapter.digest), "max_tokens": sampling.max_tokens});
         let adapter_id = {
             let mut state = locked(&base.state);
             if state.answers.len() >= self.most {
@@ -284,7 +292,8 @@ impl Serving {
         log::warn!(base = base_name; "the engine is brought back");
         self.restore(a)?;
         locked(&self.bases).get(base_name).filter(|base| alive(base)).cloned().ok_or_else(|| {
-            Error::unavailable(format!("the engine of `{base_name}` does not run")).remedy("`cloister doctor` tells why")
+            Error::unavailable(format!("the engine of `{base_name}` does not run"))
+                .remedy("`cloister doctor` tells why")
         })
     }
 
@@ -307,7 +316,8 @@ fn target(a: &Appliance, name: &str) -> Result<(Option<Adapter>, Act)> {
         let resource = Resource::Model(policy::Model { id: name.into() });
         return Ok((None, Act { facts: facts(), ..Act::new(Action::Infer, resource) }));
     }
-    Err(Error::not_found("deployment", name).remedy(format!("`cloister serve {name}` puts an approved adapter into service")))
+    Err(Error::not_found("deployment", name)
+        .remedy(format!("`cloister serve {name}` puts an approved adapter into service")))
 }
 
 impl Base {
@@ -355,7 +365,8 @@ impl Base {
         let mut state = locked(&self.state);
         match message {
             FromEngine::Text { id, text } => {
-                let slow = state.answers.get(&id).is_some_and(|answer| answer.pieces.try_send(Piece::Text(text)).is_err());
+                let slow =
+                    state.answers.get(&id).is_some_and(|answer| answer.pieces.try_send(Piece::Text(text)).is_err());
                 if slow && self.engine.send(&ToEngine::Cancel { id }).is_err() {
                     log::debug!("an answer that nobody reads could not be cancelled; its engine is gone");
                 }
@@ -397,7 +408,10 @@ impl Answer {
 
     /// The outcome is durable before the last piece goes out.
     fn end_with(mut self, piece: Piece, outcome: Outcome, details: serde_json::Value) {
-        let logged = self.intent.take().map_or(Ok(0), |intent| intent.outcome(OffsetDateTime::now_utc(), outcome, details_of(details)));
+        let logged = self
+            .intent
+            .take()
+            .map_or(Ok(0), |intent| intent.outcome(OffsetDateTime::now_utc(), outcome, details_of(details)));
         let piece = match logged {
             Ok(_) => piece,
             Err(error) => Piece::Failed(Error::from(error).into()),

@@ -28,7 +28,8 @@ pub const ADAPTER_FILES: [&str; 2] = ["adapter_config.json", "adapter_model.safe
 
 /// Says no at once to what could not be trained, before a job exists.
 pub fn admit(a: &Appliance, who: &Principal, recipe: &Recipe) -> Result<()> {
-    let dataset = a.catalog.find::<Dataset>(&recipe.dataset)?.ok_or_else(|| Error::not_found("dataset", &recipe.dataset))?;
+    let dataset =
+        a.catalog.find::<Dataset>(&recipe.dataset)?.ok_or_else(|| Error::not_found("dataset", &recipe.dataset))?;
     a.allow(who, &check::training(&dataset, recipe.purpose.as_deref()))?;
     models::find(a, &recipe.base)?;
     if a.catalog.find::<Adapter>(&recipe.name)?.is_some() {
@@ -96,7 +97,8 @@ pub fn train(a: &Appliance, who: &Principal, job: &Job, recipe: &Recipe, control
         // An engine that gave up has said why before it closed the socket.
         return Err(engine.recv().err().map_or(error, Error::from));
     }
-    let mut run = Run { a, job, control, key: &key, writer: None, files: BTreeMap::new(), checkpoint: job.checkpoint.clone() };
+    let mut run =
+        Run { a, job, control, key: &key, writer: None, files: BTreeMap::new(), checkpoint: job.checkpoint.clone() };
     let summary = run.follow(&mut engine)?;
     let (label, purposes) = input.inherited();
     let mut adapter = Adapter {
@@ -132,7 +134,11 @@ fn complete(adapter: &Adapter) -> Result<()> {
 fn key_of(a: &Appliance, who: &Principal, job: &Job, recipe: &Recipe) -> Result<KeyId> {
     match &job.checkpoint {
         Some(checkpoint) => key_id(&checkpoint.key),
-        None => Ok(a.vault.new_key(KeyInfo { name: recipe.name.clone(), kind: KeyKind::Adapter, owner: who.name.clone() })?),
+        None => Ok(a.vault.new_key(KeyInfo {
+            name: recipe.name.clone(),
+            kind: KeyKind::Adapter,
+            owner: who.name.clone(),
+        })?),
     }
 }
 
@@ -305,7 +311,9 @@ pub fn remove(a: &Appliance, who: &Principal, name: &str) -> Result<()> {
     let _reserved = a.reserve("adapter", name)?;
     let adapter = find(a, name)?;
     if a.catalog.find::<cloister_wire::admin::Deployment>(name)?.is_some() {
-        return Err(Error::conflict(format!("adapter `{name}` is served")).remedy(format!("`cloister undeploy {name}` first")));
+        return Err(
+            Error::conflict(format!("adapter `{name}` is served")).remedy(format!("`cloister undeploy {name}` first"))
+        );
     }
     let act = check::adapter_act(a, Action::RemoveAdapter, &adapter)?;
     a.act(who, act, || {
@@ -355,7 +363,10 @@ mod tests {
     use cloister_wire::record::Message;
 
     fn lines(n: u64) -> Vec<u8> {
-        let record = |row| Record { row, messages: vec![Message::new("user", format!("q{row}")), Message::new("assistant", "a")] };
+        let record = |row| Record {
+            row,
+            messages: vec![Message::new("user", format!("q{row}")), Message::new("assistant", "a")],
+        };
         (1..=n).flat_map(|row| serde_json::to_vec(&record(row)).unwrap().into_iter().chain([b'\n'])).collect()
     }
 

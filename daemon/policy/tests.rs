@@ -281,6 +281,8 @@ fn tmp_speed() {
     let set = shipped();
     let asked = request(&["trainer"], Action::Train, cleaned_notes());
     let t = std::time::Instant::now();
-    for _ in 0..1000 { assert!(set.decide(&asked).is_allow()); }
+    for _ in 0..1000 {
+        assert!(set.decide(&asked).is_allow());
+    }
     eprintln!("TMP {:?} a decision", t.elapsed() / 1000);
 }

@@ -111,7 +111,8 @@ impl Engine {
             let chunk = read_chunk(&mut content)?;
             let ended = chunk.is_empty();
             pending.extend_from_slice(&chunk);
-            let cut = if ended { pending.len() } else { pending.iter().rposition(|b| *b == b'\n').map_or(0, |at| at + 1) };
+            let cut =
+                if ended { pending.len() } else { pending.iter().rposition(|b| *b == b'\n').map_or(0, |at| at + 1) };
             if cut > 0 {
                 send(&self.remote.sender, &ToEngine::Records { set }, &pending[..cut])?;
                 pending.drain(..cut);

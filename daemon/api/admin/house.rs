@@ -131,11 +131,13 @@ pub(super) async fn add_user(call: Call) -> Result<Response> {
     let opened = house.opened()?;
     let identity = blocking(move || {
         let a = &opened.appliance;
-        let act = Act::new(Action::ManageUsers, appliance())
-            .details(value!({"what": "add", "user": spec.name, "roles": spec.roles, "uid": spec.uid.unwrap_or(who.uid)}));
+        let act = Act::new(Action::ManageUsers, appliance()).details(
+            value!({"what": "add", "user": spec.name, "roles": spec.roles, "uid": spec.uid.unwrap_or(who.uid)}),
+        );
         a.act(&who, act, || {
             let clock = time::OffsetDateTime::now_utc().unix_timestamp();
-            let identity = house.authority.issue_client(&spec.name, clock).map_err(|error| Error::failed(error.to_string()))?;
+            let identity =
+                house.authority.issue_client(&spec.name, clock).map_err(|error| Error::failed(error.to_string()))?;
             let user = NewUser {
                 name: &spec.name,
                 roles: &spec.roles,

@@ -73,7 +73,8 @@ pub(super) async fn show(call: Call, id: &str) -> Result<Response> {
 
 async fn reader(call: Call) -> Result<std::sync::Arc<Opened>> {
     let opened = call.house.opened()?;
-    blocking(move || opened.appliance.allow(&call.who, &Act::new(Action::ReadCatalog, appliance())).map(|()| opened)).await
+    blocking(move || opened.appliance.allow(&call.who, &Act::new(Action::ReadCatalog, appliance())).map(|()| opened))
+        .await
 }
 
 /// One event a line, beginning with the job as it is, ending when it rests.

@@ -35,7 +35,8 @@ pub(super) fn explain(opened: &Opened, who: &Principal, spec: &wire::ExplainSpec
         Some(name) => a.principal(name).map_err(|_| Error::not_found("user", name))?,
         None => who.clone(),
     };
-    let action: Action = spec.action.parse().map_err(|error: crate::policy::UnknownAction| Error::invalid(error.to_string()))?;
+    let action: Action =
+        spec.action.parse().map_err(|error: crate::policy::UnknownAction| Error::invalid(error.to_string()))?;
     Ok(check::explain(a, &subject, question(a, action, spec)?))
 }
 
@@ -55,7 +56,8 @@ fn question(a: &Appliance, action: Action, spec: &wire::ExplainSpec) -> Result<A
         let model = Resource::Model(crate::policy::Model { id: name.clone() });
         return Ok(Act { facts: facts(), ..Act::new(action, model) });
     }
-    Err(Error::invalid(format!("there is no dataset, adapter or model `{name}`")).remedy("`cloister dataset list` and its like show the names"))
+    Err(Error::invalid(format!("there is no dataset, adapter or model `{name}`"))
+        .remedy("`cloister dataset list` and its like show the names"))
 }
 
 pub(super) fn audit_tail(opened: &Opened, who: &Principal, n: usize) -> Result<Vec<audit::Record>> {

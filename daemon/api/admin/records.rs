@@ -46,7 +46,9 @@ pub(super) fn export(a: &Appliance, who: &Principal, name: &str) -> Result<wire:
         let mut files = BTreeMap::new();
         for (file, object) in &adapter.files {
             let mut bytes = Vec::new();
-            a.open(object)?.read_to_end(&mut bytes).map_err(|error| Error::failed(format!("`{file}` does not open: {error}")))?;
+            a.open(object)?
+                .read_to_end(&mut bytes)
+                .map_err(|error| Error::failed(format!("`{file}` does not open: {error}")))?;
             files.insert(file.clone(), STANDARD.encode(bytes));
         }
         Ok(wire::AdapterFiles { files })
@@ -55,7 +57,12 @@ pub(super) fn export(a: &Appliance, who: &Principal, name: &str) -> Result<wire:
 
 /// Brings a PEFT adapter in. What it was trained on is the importer's word, so its label is the strictest that they
 /// dare to leave off; whether its tensors fit its base is told when it is evaluated or served.
-pub(super) fn import(a: &Appliance, who: &Principal, name: &str, import: &wire::AdapterImport) -> Result<wire::Adapter> {
+pub(super) fn import(
+    a: &Appliance,
+    who: &Principal,
+    name: &str,
+    import: &wire::AdapterImport,
+) -> Result<wire::Adapter> {
     valid_name(name).map_err(|why| Error::invalid(format!("the adapter's name {why}")))?;
     let _reserved = a.reserve("adapter", name)?;
     if a.catalog.find::<wire::Adapter>(name)?.is_some() {
@@ -63,7 +70,8 @@ pub(super) fn import(a: &Appliance, who: &Principal, name: &str, import: &wire::
     }
     let model = models::find(a, &import.base)?;
     let mut adapter = imported(name, &model, import, &who.name, now());
-    let act = adapter_act(a, Action::ImportAdapter, &adapter)?.details(json!({"base": model.name, "label": import.label}));
+    let act =
+        adapter_act(a, Action::ImportAdapter, &adapter)?.details(json!({"base": model.name, "label": import.label}));
     a.act(who, act, || {
         let key = a.vault.new_key(KeyInfo { name: name.into(), kind: KeyKind::Adapter, owner: who.name.clone() })?;
         let stored = store(a, name, &key.to_string(), import);
@@ -78,11 +86,17 @@ pub(super) fn import(a: &Appliance, who: &Principal, name: &str, import: &wire::
     })
 }
 
-fn store(a: &Appliance, name: &str, key: &str, import: &wire::AdapterImport) -> Result<BTreeMap<String, (ObjectRef, String)>> {
+fn store(
+    a: &Appliance,
+    name: &str,
+    key: &str,
+    import: &wire::AdapterImport,
+) -> Result<BTreeMap<String, (ObjectRef, String)>> {
     let mut stored = BTreeMap::new();
     for file in ADAPTER_FILES {
         let text = import.files.files.get(file).ok_or_else(|| {
-            Error::invalid(format!("`{file}` is missing")).remedy("an adapter folder is what PEFT's `save_pretrained` writes")
+            Error::invalid(format!("`{file}` is missing"))
+                .remedy("an adapter folder is what PEFT's `save_pretrained` writes")
         })?;
         let bytes = STANDARD.decode(text).map_err(|_| Error::invalid(format!("`{file}` is not base64")))?;
         let object = ObjectRef { object: format!("{name}/imported/{file}"), key: key.into() };

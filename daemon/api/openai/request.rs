@@ -193,7 +193,10 @@ fn message(at: usize, value: Value) -> Result<Message, Failure> {
         Some("user") => "user",
         Some("assistant") => "assistant",
         _ => {
-            return Err(wrong(".role", "must be `system`, `developer`, `user` or `assistant`; tools are not supported"));
+            return Err(wrong(
+                ".role",
+                "must be `system`, `developer`, `user` or `assistant`; tools are not supported",
+            ));
         }
     };
     let content = match fields.take("content") {

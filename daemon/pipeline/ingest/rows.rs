@@ -56,7 +56,11 @@ impl<'a> Shape<'a> {
         Ok(Record { row, messages })
     }
 
-    fn user(&self, fields: &BTreeMap<String, String>, present: &BTreeSet<String>) -> std::result::Result<String, String> {
+    fn user(
+        &self,
+        fields: &BTreeMap<String, String>,
+        present: &BTreeSet<String>,
+    ) -> std::result::Result<String, String> {
         let field = |name: &str| {
             fields.get(name).cloned().ok_or_else(|| format!("there is no column `{name}` (columns: {})", list(present)))
         };
@@ -83,7 +87,12 @@ impl<'a> Shape<'a> {
 }
 
 fn list(present: &BTreeSet<String>) -> String {
-    present.iter().take(12).map(|name| format!("`{}`", name.chars().take(40).collect::<String>())).collect::<Vec<_>>().join(", ")
+    present
+        .iter()
+        .take(12)
+        .map(|name| format!("`{}`", name.chars().take(40).collect::<String>()))
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 /// Cuts a template at its `{column}`s; a brace that closes nothing is text.
@@ -101,7 +110,11 @@ fn parts(template: &str) -> Vec<Part<'_>> {
 }
 
 /// CSV with a header row. Rows count from 1, the header not counted.
-pub(super) fn csv(shape: &Shape<'_>, content: impl Read, take: &mut impl FnMut(u64, Parsed) -> Result<()>) -> Result<()> {
+pub(super) fn csv(
+    shape: &Shape<'_>,
+    content: impl Read,
+    take: &mut impl FnMut(u64, Parsed) -> Result<()>,
+) -> Result<()> {
     let mut reader = csv::ReaderBuilder::new().from_reader(Guard { inner: content, since_line: 0 });
     let header = reader.headers().map_err(|error| Error::invalid(format!("the header row: {}", csv_reason(&error))))?;
     let names: Vec<String> = header.iter().map(|name| name.trim().to_owned()).collect();
@@ -162,7 +175,11 @@ impl<R: Read> Read for Guard<R> {
 }
 
 /// One JSON object a line. Rows are lines, counted from 1; empty ones are passed over.
-pub(super) fn json_lines(shape: &Shape<'_>, mut content: impl BufRead, take: &mut impl FnMut(u64, Parsed) -> Result<()>) -> Result<()> {
+pub(super) fn json_lines(
+    shape: &Shape<'_>,
+    mut content: impl BufRead,
+    take: &mut impl FnMut(u64, Parsed) -> Result<()>,
+) -> Result<()> {
     let mut line = Vec::new();
     for row in 1.. {
         line.clear();
@@ -189,7 +206,8 @@ fn json_record(shape: &Shape<'_>, row: u64, line: &[u8]) -> Parsed {
         return Err("it is not valid UTF-8".into());
     }
     // serde_json's message can quote a value; its position cannot.
-    let value: Value = serde_json::from_slice(line).map_err(|error| format!("it is not JSON (column {})", error.column()))?;
+    let value: Value =
+        serde_json::from_slice(line).map_err(|error| format!("it is not JSON (column {})", error.column()))?;
     let Value::Object(object) = value else { return Err("it is not a JSON object".into()) };
     if let Some(Value::Array(turns)) = object.get("messages").filter(|_| shape.prompt.is_none()) {
         let system = shape.system.map(|text| Message::new("system", text));

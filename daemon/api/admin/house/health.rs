@@ -50,8 +50,14 @@ fn keys(a: &Appliance) -> Vec<Finding> {
     match a.vault.list_keys() {
         Ok(keys) if keys.damaged.is_empty() => vec![good("keys", &format!("{} data keys open", keys.open.len()))],
         Ok(keys) => {
-            let damaged = format!("{} of {} data keys do not open", keys.damaged.len(), keys.damaged.len() + keys.open.len());
-            vec![bad("keys", Level::Error, &damaged, "restore `keys/` from a backup; what they sealed is lost otherwise")]
+            let damaged =
+                format!("{} of {} data keys do not open", keys.damaged.len(), keys.damaged.len() + keys.open.len());
+            vec![bad(
+                "keys",
+                Level::Error,
+                &damaged,
+                "restore `keys/` from a backup; what they sealed is lost otherwise",
+            )]
         }
         Err(error) => vec![bad("keys", Level::Error, &error.to_string(), "check the state folder's disk")],
     }
@@ -76,21 +82,30 @@ fn audit_log(a: &Appliance) -> Finding {
     let head = a.audit.head();
     match audit::verify(&a.vault.dir().join(audit::FOLDER), &a.audit.public_key(), Some(&head)) {
         Ok(report) => good("audit", &format!("{} records verified", report.records)),
-        Err(first) => bad("audit", Level::Error, &first.to_string(), "keep a copy of `audit/` and call the security officer"),
+        Err(first) => {
+            bad("audit", Level::Error, &first.to_string(), "keep a copy of `audit/` and call the security officer")
+        }
     }
 }
 
 fn worker(name: &str, source: &Source) -> Option<Finding> {
     match source.start() {
         Ok(_) => Some(good(name, "starts")),
-        Err(error) => Some(bad(name, Level::Error, &error.to_string(), "reinstall the package, or set `workers` in cloister.toml")),
+        Err(error) => Some(bad(
+            name,
+            Level::Error,
+            &error.to_string(),
+            "reinstall the package, or set `workers` in cloister.toml",
+        )),
     }
 }
 
 fn plugins(a: &Appliance) -> Finding {
     let wanted = match crate::pipeline::plugins::wanted(a, &[]) {
         Ok(wanted) => wanted,
-        Err(error) => return bad("plugins", Level::Warning, &error.to_string(), "`cloister plugin install redact.wasm`"),
+        Err(error) => {
+            return bad("plugins", Level::Warning, &error.to_string(), "`cloister plugin install redact.wasm`");
+        }
     };
     match wanted.iter().find_map(|plugin| crate::pipeline::plugins::load(a, plugin).err()) {
         None => good("plugins", &format!("{} verified and loaded", wanted.len())),
@@ -104,7 +119,12 @@ fn weights(a: &Appliance) -> Vec<Finding> {
         Err(error) => return vec![bad("models", Level::Error, &error.to_string(), "check the state folder's disk")],
     };
     if models.is_empty() {
-        return vec![bad("models", Level::Warning, "no base model is imported", "`cloister model import DIR --name NAME`")];
+        return vec![bad(
+            "models",
+            Level::Warning,
+            "no base model is imported",
+            "`cloister model import DIR --name NAME`",
+        )];
     }
     let check = |model: &cloister_wire::admin::Model| match models::open(a, model) {
         Ok(_) => good("models", &format!("`{}` is as it was imported", model.name)),
