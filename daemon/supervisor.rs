@@ -31,6 +31,7 @@ pub struct Supervisor {
 type Reply<T> = oneshot::Sender<Result<T>>;
 
 /// Everything that can happen to jobs.
+#[expect(clippy::large_enum_variant, reason = "a handful a second at most")]
 enum Event {
     Submit {
         work: Work,

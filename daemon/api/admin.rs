@@ -160,9 +160,8 @@ async fn dispatch(method: &Method, path: &[&str], call: Call) -> Result<Response
         ("DELETE", ["users", name]) => house::revoke_user(call, name).await,
         _ => {
             let path = path.join("/").chars().take(100).collect::<String>();
-            Err(ApiError::new(wire::ErrorCode::NotFound, format!("there is no `{method} /admin/v1/{path}`"))
-                .remedy("CLI and daemon may be of different versions; `cloister status` tells the daemon's"))
-            .map_err(Error::Api)
+            let error = ApiError::new(wire::ErrorCode::NotFound, format!("there is no `{method} /admin/v1/{path}`"));
+            Err(Error::Api(error.remedy("CLI and daemon may be of different versions; `cloister status` tells the daemon's")))
         }
     }
 }

@@ -217,7 +217,7 @@ impl Line {
                         }
                         let low = scores
                             .iter()
-                            .find(|(name, value)| self.minimum.get(name).is_some_and(|least| !(value >= least)));
+                            .find(|(name, value)| self.minimum.get(name).is_some_and(|least| value.is_nan() || value < least));
                         let seen = fingerprint.is_some_and(|mark| !self.seen.insert(mark));
                         match low {
                             Some((name, _)) => Some(format!("low-{name}")),

@@ -119,7 +119,7 @@ pub fn remove(a: &Appliance, who: &Principal, name: &str) -> Result<()> {
     let act = Act::new(Action::RemovePlugin, appliance()).details(json!({"plugin": name}));
     a.act(who, act, || {
         a.catalog.remove::<Plugin>(name)?;
-        Ok(a.vault.storage().remove(&path(a, name)).map_err(|error| Error::failed(error.to_string()))?)
+        a.vault.storage().remove(&path(a, name)).map_err(|error| Error::failed(error.to_string()))
     })
 }
 

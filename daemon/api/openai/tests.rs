@@ -4,6 +4,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use bytes::Bytes;
+use cloister_wire::engine::FinishReason;
 use http_body_util::{BodyExt, Full};
 use hyper::service::Service;
 use hyper_util::service::TowerToHyperService;

@@ -1,4 +1,5 @@
-//! Loads a model folder and says what it costs: `measure DIR [none|nf4] [threads]`.
+//! Loads a model folder and says what it costs: `measure DIR [none|nf4] [threads]`. With one thread it counts the
+//! processor's seconds and not the clock's, so that a busy machine does not change the figures.
 #![allow(missing_docs)]
 
 use std::time::Instant;
@@ -22,11 +23,11 @@ fn main() -> anyhow::Result<()> {
     tch::set_num_threads(arguments.get(2).map_or(Ok(2), |n| n.parse())?);
     let peak = PeakRss::open()?;
     let files = ModelFiles::open_folder(folder.as_ref())?;
-    let start = Instant::now();
+    let start = seconds()?;
     let decoder = Decoder::load(&files, &LoadOptions::new(Device::Cpu, quantization))?;
     let tokenizer = Tokenizer::load(&files)?;
     let info = decoder.info();
-    println!("load: {:.2} s, {} M parameters", start.elapsed().as_secs_f64(), info.parameters / 1_000_000);
+    println!("load: {:.2} s, {} M parameters", seconds()? - start, info.parameters / 1_000_000);
     println!("weights {} MB, peak RSS {} MB", info.weight_bytes >> 20, peak.bytes() >> 20);
     let prefill = tokens_per_second(&decoder, &tokenizer, 1, 256, 1)?;
     println!("prefill of 256 tokens: {prefill:.0} tokens/s");
@@ -52,7 +53,7 @@ fn tokens_per_second(
         let sampling = Sampling { temperature: 0.0, top_p: 1.0, max_tokens: Some(answer), stop: Vec::new(), seed: 0 };
         scheduler.submit(Request { id, adapter: None, prompt, sampling })?;
     }
-    let start = Instant::now();
+    let start = seconds()?;
     let mut written = 0;
     while !scheduler.is_idle() {
         for event in scheduler.step()? {
@@ -62,5 +63,16 @@ fn tokens_per_second(
         }
     }
     let tokens = if answer == 1 { u64::from(prompt) } else { written };
-    Ok(tokens as f64 / start.elapsed().as_secs_f64())
+    Ok(tokens as f64 / (seconds()? - start))
+}
+
+/// Seconds that the main thread has computed, or with several threads the clock's.
+fn seconds() -> anyhow::Result<f64> {
+    static START: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
+    if tch::get_num_threads() > 1 {
+        return Ok(START.get_or_init(Instant::now).elapsed().as_secs_f64());
+    }
+    let text = std::fs::read_to_string("/proc/self/schedstat")?;
+    let nanoseconds: u64 = text.split_whitespace().next().context("no schedstat")?.parse()?;
+    Ok(nanoseconds as f64 / 1e9)
 }

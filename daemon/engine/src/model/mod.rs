@@ -4,6 +4,7 @@
 //!
 //! The forward has no padding: the tokens of a batch are concatenated and a batch is a list of segments.
 
+mod cache;
 pub mod config;
 pub mod decoder;
 mod error;
@@ -15,8 +16,9 @@ mod template;
 pub mod tokenizer;
 pub mod weights;
 
+pub use cache::KvCache;
 pub use config::ModelConfig;
-pub use decoder::{Batch, Decoder, KvCache, LoadOptions, ModelInfo, ModuleInfo, Quantization, Segment};
+pub use decoder::{Batch, Decoder, LoadOptions, ModelInfo, ModuleInfo, Quantization, Segment};
 pub use error::ModelError;
 pub(crate) use error::first_line;
 pub use files::ModelFiles;

@@ -31,7 +31,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
     /// Dialogues to train on; as many as there are, at most
-    #[arg(long, default_value_t = 400, value_parser = clap::value_parser!(u32).range(20..))]
+    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(20..))]
     rows: u32,
     /// Held-out dialogues to measure on
     #[arg(long, default_value_t = 40, value_parser = clap::value_parser!(u32).range(1..))]

@@ -30,6 +30,8 @@ const BASE: &str = "demo";
 const DATASET: &str = "visits";
 const HELD_OUT: &str = "held-out";
 const ADAPTER: &str = "notes";
+/// Of generated answers, in tokens: about the longest of the held-out sections.
+const LONGEST_ANSWER: &str = "96";
 /// The CLI's exit code for what policy denies.
 const DENIED: i32 = 3;
 
@@ -192,7 +194,10 @@ fn train_arguments(scene: &Scene, recipe: &Path) -> Result<Vec<String>> {
 
 fn evaluate(scene: &mut Scene) -> Result<EvalReport> {
     scene.step("evaluate it against its base", |appliance| {
-        appliance.succeed("tess", &["adapter", "evaluate", ADAPTER, "--dataset", HELD_OUT])?;
+        appliance.succeed(
+            "tess",
+            &["adapter", "evaluate", ADAPTER, "--dataset", HELD_OUT, "--max-tokens", LONGEST_ANSWER],
+        )?;
         let report = adapter(appliance)?.evaluation.context("`adapter show` knows of no evaluation")?;
         let (base, with) = (&report.figures.base, &report.figures.adapter);
         let note =
@@ -214,7 +219,7 @@ fn release(scene: &mut Scene, files: &Files) -> Result<String> {
         Ok(((), "deployed".into()))
     })?;
     scene.step("chat with it, uma", |appliance| {
-        let arguments = ["chat", ADAPTER, "-m", &files.question, "--temperature", "0", "--max-tokens", "96"];
+        let arguments = ["chat", ADAPTER, "-m", &files.question, "--temperature", "0", "--max-tokens", LONGEST_ANSWER];
         let answer = appliance.succeed("uma", &arguments)?.trim().to_string();
         Ok((answer.clone(), format!("\n    {}\n   ", answer.replace('\n', "\n    "))))
     })
