@@ -161,7 +161,9 @@ async fn dispatch(method: &Method, path: &[&str], call: Call) -> Result<Response
         _ => {
             let path = path.join("/").chars().take(100).collect::<String>();
             let error = ApiError::new(wire::ErrorCode::NotFound, format!("there is no `{method} /admin/v1/{path}`"));
-            Err(Error::Api(error.remedy("CLI and daemon may be of different versions; `cloister status` tells the daemon's")))
+            Err(Error::Api(
+                error.remedy("CLI and daemon may be of different versions; `cloister status` tells the daemon's"),
+            ))
         }
     }
 }

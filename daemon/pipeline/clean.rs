@@ -215,9 +215,9 @@ impl Line {
                             let sum = self.score_sums.entry(name.clone()).or_default();
                             *sum = (sum.0 + value, sum.1 + 1);
                         }
-                        let low = scores
-                            .iter()
-                            .find(|(name, value)| self.minimum.get(name).is_some_and(|least| value.is_nan() || value < least));
+                        let low = scores.iter().find(|(name, value)| {
+                            self.minimum.get(name).is_some_and(|least| value.is_nan() || value < least)
+                        });
                         let seen = fingerprint.is_some_and(|mark| !self.seen.insert(mark));
                         match low {
                             Some((name, _)) => Some(format!("low-{name}")),
