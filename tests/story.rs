@@ -64,4 +64,9 @@ fn confidential_records_become_a_served_adapter_and_are_gone_when_shredded() {
     kit.ok("sam", &["dataset", "rm", "visits", "--yes"]);
     assert!(!kit.json("alice", &["key", "status"])["keys"].as_array().unwrap().contains(key));
     kit.refused("sam", &["dataset", "sample", "visits"], NOT_FOUND, &["visits"]);
+
+    // the adapter has a key of its own, and goes when it is told to.
+    kit.ok("alice", &["undeploy", "notes"]);
+    kit.ok("alice", &["adapter", "rm", "notes", "--yes"]);
+    kit.refused("ann", &["serve", "notes"], NOT_FOUND, &["notes"]);
 }

@@ -23,7 +23,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use time::OffsetDateTime;
 
 /// The log's folder in the state folder.
-/// The log's folder in the state folder.
 pub const FOLDER: &str = "audit";
 /// The sealed signing key.
 const SIGNING_KEY: &str = "audit/signing-key";

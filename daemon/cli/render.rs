@@ -68,7 +68,8 @@ pub(crate) fn printable(text: &str) -> String {
         (c.is_control() && c != '\n' && c != '\t')
             || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
     };
-    text.chars().map(|c| if harmful(c) { '\u{fffd}' } else { c }).collect()
+    // A line end of Windows is a line end; a carriage return alone could overwrite what stands there.
+    text.replace("\r\n", "\n").chars().map(|c| if harmful(c) { '\u{fffd}' } else { c }).collect()
 }
 
 /// `1.9 GiB`.
@@ -206,7 +207,7 @@ mod tests {
 
     #[test]
     fn nothing_that_commands_a_terminal_is_shown() {
-        assert_eq!(printable("a\u{1b}[31mb\u{202e}c\r\n\td"), "a\u{fffd}[31mb\u{fffd}c\u{fffd}\n\td");
+        assert_eq!(printable("a\u{1b}[31mb\u{202e}c\rd\r\n\te"), "a\u{fffd}[31mb\u{fffd}c\u{fffd}d\n\te");
     }
 
     #[test]

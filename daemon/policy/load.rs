@@ -42,7 +42,7 @@ pub struct Source {
 #[non_exhaustive]
 pub enum LoadError {
     /// A file or the folder could not be read.
-    #[error("cannot read `{}`: {source}; check `policies` in the configuration", path.display())]
+    #[error("cannot read `{}`: {source}; check `policy.dir` in the configuration", path.display())]
     Read {
         /// Which.
         path: PathBuf,

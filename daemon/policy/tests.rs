@@ -275,14 +275,3 @@ fn evidence_about_other_bytes_does_not_count() {
     };
     assert_eq!(Adapter::new(&entry, false).approvers, BTreeSet::from(["bea".to_owned()]));
 }
-
-#[test]
-fn tmp_speed() {
-    let set = shipped();
-    let asked = request(&["trainer"], Action::Train, cleaned_notes());
-    let t = std::time::Instant::now();
-    for _ in 0..1000 {
-        assert!(set.decide(&asked).is_allow());
-    }
-    eprintln!("TMP {:?} a decision", t.elapsed() / 1000);
-}

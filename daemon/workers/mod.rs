@@ -99,8 +99,6 @@ fn start_child(path: &PathBuf) -> std::io::Result<Worker> {
     let (ours, theirs) = Channel::pair()?;
     let child = Command::new(path)
         .env_clear()
-        // Threads that wait by spinning starve each other on a busy machine: measured 10 times slower decoding.
-        .env("OMP_WAIT_POLICY", "passive")
         // Read when libgomp is loaded. Threads that wait by spinning take the processor from those that compute:
         // on two busy cores training then runs at a tenth of its speed.
         .env("OMP_WAIT_POLICY", "passive")

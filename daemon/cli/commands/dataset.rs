@@ -162,7 +162,7 @@ async fn import(context: &Context, args: ImportArgs) -> Result<(), CliError> {
     bar.finish_and_clear();
     context.print(&reply?, |dataset| {
         format!(
-            "{}\n\nnext: `cloister dataset clean {}` cleans and seals it; until then it lives under a scratch key",
+            "{}\n\nnext: `cloister dataset clean {}` cleans and seals it; sealing destroys the key of the raw records",
             describe(dataset),
             dataset.name
         )

@@ -15,7 +15,7 @@ pub(crate) enum Verb {
     #[command(after_help = "Example:\n  cloister policy list")]
     List,
     /// Show a rule
-    #[command(after_help = "Example:\n  cloister policy show hipaa-deidentified")]
+    #[command(after_help = "Example:\n  cloister policy show deidentify-before-training")]
     Show {
         /// Its id, as a denial names it
         rule: String,

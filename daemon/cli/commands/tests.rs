@@ -49,7 +49,7 @@ fn every_command_of_the_design_parses() {
         "cloister audit export --out f",
         "cloister key backup --out f",
         "cloister key restore f --passphrase-file p",
-        "cloister user add bea --role reviewer --uid 1001 --out d",
+        "cloister user add bea --role approver --uid 1001 --out d",
         "cloister user revoke bea",
         "cloister completions bash",
         "cloister --socket /tmp/s --identity /tmp/i job list",

@@ -17,7 +17,7 @@ pub(crate) enum Verb {
     /// Let a person in: writes the identity folder to hand over to them
     #[command(after_help = "\
 Example:
-  cloister user add bea --role reviewer --uid 1001 --out ./bea
+  cloister user add bea --role approver --uid 1001 --out ./bea
 
 The daemon keeps no copy of the key: hand the folder over on a medium that you trust, and keep none yourself.")]
     Add(AddArgs),

@@ -95,7 +95,7 @@ pub struct Dataset {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DatasetState {
-    /// Imported; on disk only under a scratch key, and gone with the daemon's memory of it.
+    /// Imported; on disk under a key of its own, which sealing destroys.
     Raw,
     /// Cleaned, checked and sealed.
     Sealed,
