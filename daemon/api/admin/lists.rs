@@ -56,8 +56,9 @@ fn question(a: &Appliance, action: Action, spec: &wire::ExplainSpec) -> Result<A
         let model = Resource::Model(crate::policy::Model { id: name.clone() });
         return Ok(Act { facts: facts(), ..Act::new(action, model) });
     }
-    Err(Error::invalid(format!("there is no dataset, adapter or model `{name}`"))
-        .remedy("`cloister dataset list` and its like show the names"))
+    let nothing =
+        wire::ApiError::new(wire::ErrorCode::NotFound, format!("there is no dataset, adapter or model `{name}`"));
+    Err(Error::Api(nothing.remedy("`cloister dataset list` and its like show the names")))
 }
 
 pub(super) fn audit_tail(opened: &Opened, who: &Principal, n: usize) -> Result<Vec<audit::Record>> {
