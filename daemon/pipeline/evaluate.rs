@@ -18,7 +18,8 @@ pub fn admit(a: &Appliance, who: &Principal, name: &str, spec: &EvaluateSpec) ->
     let adapter = find(a, name)?;
     let act = check::adapter_act(a, Action::Evaluate, &adapter)?;
     a.allow(who, &act.details(json!({"dataset": spec.dataset})))?;
-    held_out(a, &adapter, spec).map(|_| ())
+    let (records, _) = held_out(a, &adapter, spec)?;
+    check::for_evaluation(a, who, &records, &adapter).map(|_| ())
 }
 
 /// The records to measure on: those named, or those that training held out.
@@ -58,6 +59,7 @@ pub fn evaluate(
     let mut adapter = find(a, name)?;
     a.allow(who, &check::adapter_act(a, Action::Evaluate, &adapter)?)?;
     let (records, split) = held_out(a, &adapter, spec)?;
+    check::for_evaluation(a, who, &records, &adapter)?.covers(records.digest())?;
     let model = models::find(a, &adapter.base)?;
     if model.digest != adapter.base_digest {
         return Err(other_base(&adapter));

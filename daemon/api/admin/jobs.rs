@@ -52,13 +52,26 @@ async fn submit(
     who: Principal,
     admit: impl FnOnce(&Opened, &Principal) -> Result<Work> + Send + 'static,
 ) -> Result<Response> {
-    let (supervisor, name) = (opened.supervisor.clone(), who.name.clone());
-    let admitted = opened.clone();
-    let work = blocking(move || admit(&admitted, &who)).await?;
-    let job = supervisor.submit(work, &name).await?;
-    let (id, by) = (job.id.clone(), name);
-    blocking(move || opened.appliance.logged(&by, "SubmitJob", &format!("job/{id}"), value!(null), || Ok(()))).await?;
+    let runtime = tokio::runtime::Handle::current();
+    let job = blocking(move || {
+        let work = admit(&opened, &who)?;
+        let (kind, object) = target(&work);
+        opened.appliance.logged(&who.name, "SubmitJob", &object, value!({"kind": kind}), || {
+            runtime.block_on(opened.supervisor.submit(work, &who.name))
+        })
+    })
+    .await?;
     json(&job)
+}
+
+/// What the audit log calls a job's work, and what it works on.
+fn target(work: &Work) -> (&'static str, String) {
+    let object = match work {
+        Work::Clean { dataset, .. } => format!("dataset/{dataset}"),
+        Work::Train { recipe } => format!("dataset/{}", recipe.dataset),
+        Work::Evaluate { adapter, .. } => format!("adapter/{adapter}"),
+    };
+    (crate::job::prefix(work), object)
 }
 
 pub(super) async fn list(call: Call) -> Result<Response> {
