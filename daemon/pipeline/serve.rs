@@ -261,6 +261,11 @@ impl Serving {
             json!({"digest": adapter.as_ref().map(|adapter| &adapter.digest), "max_tokens": sampling.max_tokens});
         let adapter_id = {
             let mut state = locked(&base.state);
+            let adapter_id = adapter.as_ref().map(|adapter| state.adapters.get(&adapter.name).cloned());
+            if adapter_id == Some(None) {
+                // Never the base's answer in an adapter's name.
+                return Err(Error::unavailable(format!("`{name}` has just been taken out of service")));
+            }
             if state.answers.len() >= self.most {
                 return Ok(Begun::QueueFull { waiting: state.answers.len() });
             }
@@ -272,7 +277,7 @@ impl Serving {
             };
             let intent = a.audit.intent(OffsetDateTime::now_utc(), asked, details_of(details))?;
             state.answers.insert(id, Answer { pieces, intent: Some(intent) });
-            adapter.as_ref().and_then(|adapter| state.adapters.get(&adapter.name).cloned())
+            adapter_id.flatten()
         };
         base.engine.send(&ToEngine::Generate(Generate { id, adapter: adapter_id, prompt, sampling }))?;
         let fingerprint = adapter.map_or_else(|| base_name.clone(), |adapter| adapter.digest);
