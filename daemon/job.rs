@@ -8,6 +8,7 @@
 //! ```
 
 use cloister_wire::admin::{Job, JobState, Work};
+use serde_json::{Value, json};
 
 /// A worker may die so often between two checkpoints before its job counts as failed.
 pub const MAX_LOSSES: u32 = 3;
@@ -81,6 +82,28 @@ pub fn prefix(work: &Work) -> &'static str {
         Work::Clean { .. } => "clean",
         Work::Train { .. } => "train",
         Work::Evaluate { .. } => "evaluate",
+    }
+}
+
+/// What work is on, as the audit log calls it.
+pub fn target(work: &Work) -> String {
+    match work {
+        Work::Clean { dataset, .. } => format!("dataset/{dataset}"),
+        Work::Train { recipe } => format!("adapter/{}", recipe.name),
+        Work::Evaluate { adapter, .. } => format!("adapter/{adapter}"),
+    }
+}
+
+/// What work is, for the audit log: whoever reads it later knows which records were used for what.
+pub fn facts(work: &Work) -> Value {
+    let kind = prefix(work);
+    match work {
+        Work::Clean { dataset, spec } => json!({"kind": kind, "dataset": dataset, "plugins": spec.plugins}),
+        Work::Train { recipe } => json!({
+            "kind": kind, "adapter": recipe.name, "dataset": recipe.dataset, "base": recipe.base,
+            "purpose": recipe.purpose, "held_out": recipe.held_out,
+        }),
+        Work::Evaluate { adapter, spec } => json!({"kind": kind, "adapter": adapter, "dataset": spec.dataset}),
     }
 }
 

@@ -433,7 +433,7 @@ fn same_target(x: &Work, y: &Work) -> bool {
 /// Does a job's work; its beginning and its end are in the audit log.
 fn run(a: &Appliance, job: &Job, control: &Reporter) -> Result<()> {
     let who = a.principal(&job.principal)?;
-    let details = json!({"attempt": job.attempts, "from_step": job.checkpoint_step});
+    let details = json!({"attempt": job.attempts, "from_step": job.checkpoint_step, "work": job::facts(&job.work)});
     a.logged(&who.name, "RunJob", &format!("job/{}", job.id), details, || work(a, &who, job, control))
 }
 

@@ -132,6 +132,7 @@ async fn dispatch(method: &Method, path: &[&str], call: Call) -> Result<Response
             call.named(name, |o, who, name| records::export(&o.appliance, who, name)).await
         }
         ("POST", ["adapters", name, "import"]) => {
+            let call = call.first(name, |o, who, name| records::may_import(&o.appliance, who, name)).await?;
             call.uploaded_json(name, |o, who, name, import| records::import(&o.appliance, who, name, &import)).await
         }
         ("GET", ["deployments"]) => call.list(lists::all::<wire::Deployment>).await,
@@ -202,6 +203,17 @@ impl Call {
     ) -> Result<Response> {
         let limit = self.house.max_request_bytes;
         self.json_up_to(limit, name, run).await
+    }
+
+    /// Asks before a large body is read: who may not bring it is not listened to.
+    async fn first(
+        self,
+        name: &str,
+        ask: impl FnOnce(&Opened, &Principal, &str) -> Result<()> + Send + 'static,
+    ) -> Result<Self> {
+        let (opened, who, name) = (self.house.opened()?, self.who.clone(), name.to_owned());
+        blocking(move || ask(&opened, &who, &name)).await?;
+        Ok(self)
     }
 
     /// The same, when the words are a file's length.

@@ -2,6 +2,9 @@
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use futures_util::{Stream, StreamExt};
+use tokio::time::timeout;
+
+use super::upload::STALLED;
 
 /// Why a body was not read.
 #[derive(Debug, thiserror::Error)]
@@ -12,6 +15,9 @@ pub enum BodyError {
         /// The most that is allowed.
         limit: u64,
     },
+    /// The client stopped sending.
+    #[error("the request's body stopped coming; send it again")]
+    Stalled,
     /// The client went away.
     #[error("the request's body ended early: {0}")]
     Broken(warp::Error),
@@ -28,7 +34,7 @@ where
 {
     let mut body = std::pin::pin!(body);
     let mut bytes = BytesMut::new();
-    while let Some(piece) = body.next().await {
+    while let Some(piece) = timeout(STALLED, body.next()).await.map_err(|_| BodyError::Stalled)? {
         let piece = piece.map_err(BodyError::Broken)?;
         if (bytes.len() + piece.remaining()) as u64 > limit {
             return Err(BodyError::TooLarge { limit });

@@ -1,23 +1,22 @@
 //! The one door: HTTP/1.1 in TLS 1.3 with client certificates, over a Unix socket.
 //!
 //! A connection passes, in this order: the connection limit, the TLS handshake (within a time), and the
-//! check that certificate, uid and group belong together (`Door::identify`). Only then is a byte of HTTP
-//! read, and every request carries its [`Principal`] in its extensions, where
-//! `warp::ext::get::<Principal>()` finds it. warp has no TLS of its own, so the connection is served by
-//! hyper around warp's filters.
+//! check that certificate, uid and group belong together (`Door::identify`). The check is made anew for
+//! every request, so that a revocation holds for connections that are open already; the request then
+//! carries its [`Principal`] in its extensions, where `warp::ext::get::<Principal>()` finds it. warp has
+//! no TLS of its own, so the connection is served by hyper around warp's filters.
 //!
 //! What always holds: no route runs without a `Principal`; what is logged of a refused peer is its uid
 //! and its certificate's fingerprint; after `shutdown` no connection is taken and running requests end.
 
 pub mod socket;
 
+use std::collections::HashMap;
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
 use cloister_wire::admin::{ApiError, ErrorCode};
-use http_body_util::Full;
 use hyper::body::{Body, Incoming};
 use hyper::service::{Service, service_fn};
 use hyper::{Request, Response, StatusCode};
@@ -30,6 +29,7 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use warp::filters::BoxedFilter;
+use warp::reply::Reply;
 
 use crate::access::{self, PeerCredentials, Principal, Refusal};
 
@@ -44,7 +44,7 @@ pub type Identify = Arc<dyn Fn(PeerCredentials, &[u8]) -> Result<Principal, Refu
 pub struct Door {
     /// Must ask for client certificates; without one the connection is closed.
     pub tls: Arc<rustls::ServerConfig>,
-    /// Asked once a connection.
+    /// Asked once a request: somebody may be revoked while their connection is open.
     pub identify: Identify,
     /// What is behind the door. All rejections should be recovered.
     pub routes: BoxedFilter<(warp::reply::Response,)>,
@@ -83,6 +83,7 @@ pub async fn serve(listener: UnixListener, mut door: Door, mut shutdown: watch::
     Arc::make_mut(&mut door.tls).alpn_protocols = vec![b"http/1.1".to_vec()];
     let door = Arc::new(door);
     let mut connections = JoinSet::new();
+    let places = Places::default();
     loop {
         tokio::select! {
             biased;
@@ -92,9 +93,16 @@ pub async fn serve(listener: UnixListener, mut door: Door, mut shutdown: watch::
                 Ok(_) if connections.len() >= door.limits.max_connections => {
                     log::warn!(limit = door.limits.max_connections; "too many connections; one was closed");
                 }
-                Ok((stream, _)) => {
-                    connections.spawn(connection(stream, Arc::clone(&door), shutdown.clone()));
-                }
+                Ok((stream, _)) => match places.take(&stream, door.limits.max_connections) {
+                    Some(place) => {
+                        let (door, shutdown) = (Arc::clone(&door), shutdown.clone());
+                        connections.spawn(async move {
+                            let _held = place;
+                            connection(stream, door, shutdown).await;
+                        });
+                    }
+                    None => log::warn!("one uid has most of the connections; its next one was closed"),
+                },
                 Err(error) => {
                     // Out of descriptors, most likely: give running requests time to return some.
                     log::error!(error:% = error; "cannot accept a connection");
@@ -105,6 +113,42 @@ pub async fn serve(listener: UnixListener, mut door: Door, mut shutdown: watch::
     }
     drop(listener);
     drain(connections, door.limits.drain).await;
+}
+
+/// How many connections each uid has: nobody can take all of them and lock the others out.
+#[derive(Clone, Default)]
+struct Places(Arc<Mutex<HashMap<u32, usize>>>);
+
+/// One connection of a uid; given back when dropped.
+struct Place {
+    places: Places,
+    uid: u32,
+}
+
+impl Places {
+    /// At most three quarters of all for one uid.
+    fn take(&self, stream: &UnixStream, all: usize) -> Option<Place> {
+        let uid = stream.peer_cred().ok()?.uid();
+        let mut taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = taken.entry(uid).or_default();
+        if *count >= (all * 3).div_ceil(4) {
+            return None;
+        }
+        *count += 1;
+        Some(Place { places: self.clone(), uid })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut taken = self.places.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = taken.get_mut(&self.uid) {
+            *count -= 1;
+            if *count == 0 {
+                taken.remove(&self.uid);
+            }
+        }
+    }
 }
 
 async fn drain(mut connections: JoinSet<()>, timeout: Duration) {
@@ -158,14 +202,8 @@ async fn connection(stream: UnixStream, door: Arc<Door>, mut shutdown: watch::Re
         Err(why) => return log::warn!(uid = peer.uid(), why:% = why; "connection refused"),
     };
     let credentials = PeerCredentials { uid: peer.uid(), gid: peer.gid(), pid: peer.pid() };
-    let served = match (door.identify)(credentials, &certificate) {
-        Ok(principal) => serve_http(stream, routes_for(&door, principal), &door.limits, shutdown).await,
-        Err(refusal) => {
-            let fingerprint = access::fingerprint(&certificate);
-            log::warn!(uid = peer.uid(), fingerprint, why:% = refusal; "caller refused");
-            serve_http(stream, service_fn(refuse), &door.limits, shutdown).await
-        }
-    };
+    let service = service_of(Arc::clone(&door), credentials, certificate);
+    let served = serve_http(stream, service, &door.limits, shutdown).await;
     if let Err(error) = served {
         // Clients go away in the middle all the time; that is no event of the daemon's.
         log::debug!(uid = peer.uid(), error:% = error; "connection ended early");
@@ -185,22 +223,38 @@ async fn greet(stream: UnixStream, door: &Door) -> Result<(TlsStream<UnixStream>
     Ok((stream, certificate))
 }
 
-fn routes_for(
-    door: &Door,
-    principal: Principal,
-) -> impl Service<Request<Incoming>, Response = warp::reply::Response, Error = Infallible, Future: Send + 'static> + use<>
-{
+/// Every request of a connection, each after the question who asks.
+fn service_of(
+    door: Arc<Door>,
+    peer: PeerCredentials,
+    certificate: Vec<u8>,
+) -> impl Service<Request<Incoming>, Response = warp::reply::Response, Error = Infallible, Future: Send + 'static> {
     let routes = TowerToHyperService::new(warp::service(door.routes.clone()));
     service_fn(move |mut request: Request<Incoming>| {
-        request.extensions_mut().insert(principal.clone());
-        routes.call(request)
+        let answer = match (door.identify)(peer, &certificate) {
+            Ok(principal) => {
+                request.extensions_mut().insert(principal);
+                Ok(routes.call(request))
+            }
+            Err(refusal) => {
+                let fingerprint = access::fingerprint(&certificate);
+                log::warn!(uid = peer.uid, fingerprint, why:% = refusal; "caller refused");
+                Err(refused())
+            }
+        };
+        async move {
+            match answer {
+                Ok(answer) => answer.await,
+                Err(refused) => Ok(refused),
+            }
+        }
     })
 }
 
 /// What a holder of a certificate hears who is not let in, in the shapes of both APIs: a client that
 /// reads of its refusal can do something about it, one whose connection breaks cannot. Why is for the
 /// log alone: it may be a stolen certificate.
-async fn refuse(_: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+fn refused() -> warp::reply::Response {
     let error = ApiError::new(ErrorCode::Denied, "this certificate is not accepted from this user")
         .remedy("ask an administrator for one (`cloister user add`); the daemon's log says what is wrong");
     let body = serde_json::json!({
@@ -211,12 +265,9 @@ async fn refuse(_: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallibl
             "message": error.message, "type": "permission_error", "param": null, "code": "not_identified",
         },
     });
-    let mut response = Response::new(Full::new(Bytes::from(body.to_string())));
-    *response.status_mut() = StatusCode::FORBIDDEN;
-    let headers = response.headers_mut();
-    headers.insert(hyper::header::CONTENT_TYPE, hyper::header::HeaderValue::from_static("application/json"));
-    headers.insert(hyper::header::CONNECTION, hyper::header::HeaderValue::from_static("close"));
-    Ok(response)
+    let mut response = warp::reply::with_status(warp::reply::json(&body), StatusCode::FORBIDDEN).into_response();
+    response.headers_mut().insert(hyper::header::CONNECTION, hyper::header::HeaderValue::from_static("close"));
+    response
 }
 
 async fn serve_http<S, B>(

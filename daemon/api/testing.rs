@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -41,6 +41,8 @@ pub(super) struct House {
 
 pub(super) struct OpenDoor {
     pub(super) socket: PathBuf,
+    /// The door's own: a change is in force at once.
+    pub(super) registry: Arc<RwLock<Registry>>,
     pub(super) stop: watch::Sender<bool>,
     pub(super) served: JoinHandle<()>,
 }
@@ -77,14 +79,15 @@ impl House {
     pub(super) fn open(&self, routes: BoxedFilter<(Response,)>, limits: DoorLimits) -> OpenDoor {
         let server = self.authority.issue_server(NOW).unwrap();
         let tls = access::server_config(self.authority.certificate(), &server.certificate, &server.key).unwrap();
-        let registry = self.registry.clone();
-        let identify = Arc::new(move |peer, der: &[u8]| access::identify(&registry, &[], peer, der));
+        let registry = Arc::new(RwLock::new(self.registry.clone()));
+        let known = Arc::clone(&registry);
+        let identify = Arc::new(move |peer, der: &[u8]| access::identify(&known.read().unwrap(), &[], peer, der));
         let socket = self.dir.path().join("door.sock");
         let _ = std::fs::remove_file(&socket);
         let listener = UnixListener::bind(&socket).unwrap();
         let (stop, shutdown) = watch::channel(false);
         let served = tokio::spawn(serve(listener, Door { tls, identify, routes, limits }, shutdown));
-        OpenDoor { socket, stop, served }
+        OpenDoor { socket, registry, stop, served }
     }
 
     /// Writes the identity folder that `cloisterd init` and `cloister user add` would give.

@@ -1,6 +1,7 @@
 //! A request's body as something that blocking code reads: one line of JSON, then a file of any length.
 
 use std::io::{self, Read};
+use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use futures_util::{Stream, StreamExt};
@@ -11,6 +12,8 @@ use crate::error::{Error, Result};
 
 /// Pieces that may wait; a piece is what hyper reads at once, some tens of kilobytes.
 const WAITING: usize = 16;
+/// A client that sends nothing for so long has gone away; its thread and its connection are needed by others.
+pub const STALLED: Duration = Duration::from_secs(60);
 /// Longest first line.
 const MAX_LINE: usize = 64 << 10;
 
@@ -32,7 +35,15 @@ impl Upload {
         tokio::spawn(async move {
             let mut body = std::pin::pin!(body);
             let mut received = 0u64;
-            while let Some(piece) = body.next().await {
+            loop {
+                let piece = match tokio::time::timeout(STALLED, body.next()).await {
+                    Ok(Some(piece)) => piece,
+                    Ok(None) => return,
+                    Err(_) => {
+                        let _ = sender.send(Err(io::Error::other("nothing came for too long"))).await;
+                        return;
+                    }
+                };
                 let piece = piece.map_err(io::Error::other).map(|mut piece| piece.copy_to_bytes(piece.remaining()));
                 received += piece.as_ref().map_or(0, |piece| piece.len() as u64);
                 if received > limit {

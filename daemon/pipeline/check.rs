@@ -39,14 +39,6 @@ pub fn for_training(a: &Appliance, who: &Principal, sealed: &SealedSet, purpose:
     Ok(Clearance { digest: sealed.digest().into() })
 }
 
-/// May an adapter be measured on these sealed records? They are used for what the adapter is for, so the question is
-/// the one that training on them would ask.
-pub fn for_evaluation(a: &Appliance, who: &Principal, sealed: &SealedSet, adapter: &Adapter) -> Result<Clearance> {
-    let shared = adapter.purposes.intersection(&sealed.dataset().purposes).next();
-    let purpose = shared.or_else(|| adapter.purposes.iter().next()).map(String::as_str);
-    for_training(a, who, sealed, purpose)
-}
-
 /// The question that training asks, also of records that are not sealed yet: then policy's no comes first.
 pub fn training(dataset: &Dataset, purpose: Option<&str>) -> Act {
     let purpose = purpose_of(dataset, purpose);

@@ -1,6 +1,6 @@
 //! Evaluate: an adapter against its base, on records that neither was trained on.
 
-use cloister_wire::admin::{Adapter, EvalReport, EvaluateSpec, JobProgress};
+use cloister_wire::admin::{Adapter, Dataset, EvalReport, EvaluateSpec, JobProgress};
 use cloister_wire::engine::{EvaluateTask, Evaluation, FromEngine, RecordSet, ToEngine};
 use cloister_wire::recipe::{HeldOut, Quantization};
 use serde_json::json;
@@ -18,19 +18,29 @@ pub fn admit(a: &Appliance, who: &Principal, name: &str, spec: &EvaluateSpec) ->
     let adapter = find(a, name)?;
     let act = check::adapter_act(a, Action::Evaluate, &adapter)?;
     a.allow(who, &act.details(json!({"dataset": spec.dataset})))?;
-    let (records, _) = held_out(a, &adapter, spec)?;
-    check::for_evaluation(a, who, &records, &adapter).map(|_| ())
+    held_out(a, who, &adapter, spec).map(|_| ())
 }
 
-/// The records to measure on: those named, or those that training held out.
-fn held_out(a: &Appliance, adapter: &Adapter, spec: &EvaluateSpec) -> Result<(SealedSet, Split)> {
+/// The records to measure on, when policy lets them be used: measuring is a use of records as training is, with the
+/// same rules on what was cleaned and for which purpose.
+fn held_out(a: &Appliance, who: &Principal, adapter: &Adapter, spec: &EvaluateSpec) -> Result<(SealedSet, Split)> {
+    let (records, split) = chosen(a, adapter, spec)?;
+    let only = adapter.purposes.first().filter(|_| adapter.purposes.len() == 1);
+    let purpose = adapter.recipe.as_ref().and_then(|recipe| recipe.purpose.as_ref()).or(only);
+    check::for_training(a, who, &records, purpose.map(String::as_str))?.covers(records.digest())?;
+    Ok((records, split))
+}
+
+/// The records named, or those that training held out.
+fn chosen(a: &Appliance, adapter: &Adapter, spec: &EvaluateSpec) -> Result<(SealedSet, Split)> {
     let all = Split { seed: 0, part: 1.0, side: RecordSet::HeldOut };
     if let Some(name) = &spec.dataset {
-        if adapter.datasets.first() == Some(name) {
+        let records = SealedSet::find(a, name)?;
+        if trained_on(a, adapter, &records)? {
             return Err(Error::invalid(format!("adapter `{}` was trained on `{name}`", adapter.name))
                 .remedy("leave `--dataset` out to use the records that training held out"));
         }
-        return Ok((SealedSet::find(a, name)?, all));
+        return Ok((records, all));
     }
     let need = || {
         Error::invalid(format!("training of `{}` held no records out", adapter.name))
@@ -47,6 +57,13 @@ fn held_out(a: &Appliance, adapter: &Adapter, spec: &EvaluateSpec) -> Result<(Se
     }
 }
 
+/// Whether these are the records that were learnt, be it under another name: a good figure on them means nothing.
+fn trained_on(a: &Appliance, adapter: &Adapter, records: &SealedSet) -> Result<bool> {
+    let Some(name) = adapter.datasets.first() else { return Ok(false) };
+    let learnt = a.catalog.find::<Dataset>(name)?.and_then(|dataset| dataset.digest);
+    Ok(*name == records.dataset().name || learnt.as_deref() == Some(records.digest()))
+}
+
 /// Measures an adapter; the report becomes part of its entry.
 pub fn evaluate(
     a: &Appliance,
@@ -58,8 +75,7 @@ pub fn evaluate(
     let _reserved = a.reserve("adapter", name)?;
     let mut adapter = find(a, name)?;
     a.allow(who, &check::adapter_act(a, Action::Evaluate, &adapter)?)?;
-    let (records, split) = held_out(a, &adapter, spec)?;
-    check::for_evaluation(a, who, &records, &adapter)?.covers(records.digest())?;
+    let (records, split) = held_out(a, who, &adapter, spec)?;
     let model = models::find(a, &adapter.base)?;
     if model.digest != adapter.base_digest {
         return Err(other_base(&adapter));

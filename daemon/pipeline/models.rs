@@ -93,10 +93,12 @@ fn must_be_new(a: &Appliance, name: &str) -> Result<()> {
 /// Ends an import: an engine reads every tensor, then the folder takes its name.
 pub fn commit(a: &Appliance, who: &Principal, name: &str) -> Result<Model> {
     valid_name(name).map_err(|why| Error::invalid(format!("the model's name {why}")))?;
+    let act = Act::new(Action::ImportModel, appliance()).details(json!({"model": name}));
+    // Before anything else: a failed commit removes the staged files, and so must not be a stranger's.
+    a.allow(who, &act)?;
     let _reserved = a.reserve("model", name)?;
     must_be_new(a, name)?;
     let folder = staging(a, name);
-    let act = Act::new(Action::ImportModel, appliance()).details(json!({"model": name}));
     let result = a.act(who, act, || {
         let files = digests(a, &folder)?;
         let info = inspect(a, &folder, &files)?;
@@ -161,13 +163,16 @@ pub fn verify(a: &Appliance, who: &Principal, name: &str) -> Result<Model> {
 
 /// Removes a model that no adapter needs.
 pub fn remove(a: &Appliance, who: &Principal, name: &str) -> Result<()> {
+    let act = Act::new(Action::RemoveModel, appliance()).details(json!({"model": name}));
+    // Who may not remove it is not told which adapters need it either.
+    a.allow(who, &act)?;
     let _reserved = a.reserve("model", name)?;
     find(a, name)?;
     if let Some(adapter) = a.catalog.list::<Adapter>()?.into_iter().find(|adapter| adapter.base == name) {
         return Err(Error::conflict(format!("adapter `{}` needs model `{name}`", adapter.name))
             .remedy(format!("`cloister adapter rm {}` first", adapter.name)));
     }
-    a.act(who, Act::new(Action::RemoveModel, appliance()).details(json!({"model": name})), || {
+    a.act(who, act, || {
         a.catalog.remove::<Model>(name)?;
         remove_folder(a, &a.models.join(name));
         Ok(())

@@ -1,7 +1,7 @@
 //! Seal: a cleaned and cleared set becomes a dataset that can be trained on, and the raw records' key is destroyed.
 
 use cloister_vault::VaultError;
-use cloister_wire::admin::{Dataset, DatasetState, ObjectRef, Shredded};
+use cloister_wire::admin::{Adapter, Dataset, DatasetState, Job, JobState, ObjectRef, Shredded, Work};
 
 use super::check::{Clearance, dataset_resource};
 use super::clean::CleanSet;
@@ -85,10 +85,31 @@ pub fn shred(a: &Appliance, who: &Principal, name: &str) -> Result<Shredded> {
         return Err(Error::not_found("dataset", name).remedy("its keys were destroyed already"));
     };
     a.act(who, Act::new(Action::ShredDataset, dataset_resource(&dataset)), || {
-        destroy(a, &object)?;
+        let mut gone = abandoned_checkpoints(a, name)?;
+        gone.push(object);
+        for object in &gone {
+            destroy(a, object)?;
+        }
         dataset.state = DatasetState::Shredded;
         dataset.digest = None;
         a.catalog.put(&dataset)?;
-        Ok(Shredded { dataset: name.into(), keys: vec![object.key.clone()], objects: vec![object.object.clone()] })
+        let (keys, objects) = gone.into_iter().map(|object| (object.key, object.object)).unzip();
+        Ok(Shredded { dataset: name.into(), keys, objects })
     })
+}
+
+/// Checkpoints of trainings on a dataset that were given up: they learnt from its records, and without these no such
+/// training can go on.
+fn abandoned_checkpoints(a: &Appliance, name: &str) -> Result<Vec<ObjectRef>> {
+    let given_up = |job: &Job| match &job.work {
+        Work::Train { recipe } => {
+            recipe.dataset == name && matches!(job.state, JobState::Cancelled | JobState::Failed { .. })
+        }
+        _ => false,
+    };
+    // A finished adapter has its training's key.
+    let adapters = a.catalog.list::<Adapter>()?;
+    let kept = |key: &String| adapters.iter().flat_map(|adapter| adapter.files.values()).any(|file| file.key == *key);
+    let checkpoints = a.catalog.list::<Job>()?.into_iter().filter(given_up).filter_map(|job| job.checkpoint);
+    Ok(checkpoints.filter(|object| !kept(&object.key)).collect())
 }

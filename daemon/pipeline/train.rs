@@ -93,13 +93,21 @@ pub fn train(a: &Appliance, who: &Principal, job: &Job, recipe: &Recipe, control
         }
     });
     let key = key_of(a, who, job, recipe)?;
-    if let Err(error) = feed(a, &engine, job, recipe, &input) {
-        // An engine that gave up has said why before it closed the socket.
-        return Err(engine.recv().err().map_or(error, Error::from));
-    }
     let mut run =
         Run { a, job, control, key: &key, writer: None, files: BTreeMap::new(), checkpoint: job.checkpoint.clone() };
-    let summary = run.follow(&mut engine)?;
+    let summary = match feed(a, &engine, job, recipe, &input) {
+        Ok(()) => run.follow(&mut engine),
+        // An engine that gave up has said why before it closed the socket.
+        Err(error) => Err(engine.recv().err().map_or(error, Error::from)),
+    };
+    if summary.is_err() && run.checkpoint.is_none() {
+        // Nothing under this key is of use: the next attempt makes its own.
+        run.writer = None;
+        if let Err(error) = a.vault.shred(&key) {
+            log::warn!("a key of a failed training was not destroyed, the next start does it: {error}");
+        }
+    }
+    let summary = summary?;
     let (label, purposes) = input.inherited();
     let mut adapter = Adapter {
         name: recipe.name.clone(),

@@ -13,9 +13,11 @@ use super::{Call, blocking, evaluate_work, json, read_json, train_work};
 use crate::access::Principal;
 use crate::api::house::Opened;
 use crate::error::{Error, Result};
+use crate::job;
 use crate::pipeline::check::dataset_resource;
 use crate::pipeline::{Act, appliance};
 use crate::policy::{self, Action};
+use crate::supervisor::Supervisor;
 
 pub(super) async fn clean(call: Call, name: &str) -> Result<Response> {
     let limit = call.house.max_request_bytes;
@@ -46,7 +48,7 @@ pub(super) async fn evaluate(call: Call, name: &str) -> Result<Response> {
     submit(call.house.opened()?, call.who, move |opened, who| evaluate_work(opened, who, &name, spec)).await
 }
 
-/// Admits work and makes it a job; both are in the audit log.
+/// Admits work and makes it a job, between its intent and its outcome in the audit log.
 async fn submit(
     opened: std::sync::Arc<Opened>,
     who: Principal,
@@ -55,23 +57,13 @@ async fn submit(
     let runtime = tokio::runtime::Handle::current();
     let job = blocking(move || {
         let work = admit(&opened, &who)?;
-        let (kind, object) = target(&work);
-        opened.appliance.logged(&who.name, "SubmitJob", &object, value!({"kind": kind}), || {
+        let (object, details) = (job::target(&work), job::facts(&work));
+        opened.appliance.logged(&who.name, "SubmitJob", &object, details, || {
             runtime.block_on(opened.supervisor.submit(work, &who.name))
         })
     })
     .await?;
     json(&job)
-}
-
-/// What the audit log calls a job's work, and what it works on.
-fn target(work: &Work) -> (&'static str, String) {
-    let object = match work {
-        Work::Clean { dataset, .. } => format!("dataset/{dataset}"),
-        Work::Train { recipe } => format!("dataset/{}", recipe.dataset),
-        Work::Evaluate { adapter, .. } => format!("adapter/{adapter}"),
-    };
-    (crate::job::prefix(work), object)
 }
 
 pub(super) async fn list(call: Call) -> Result<Response> {
@@ -152,26 +144,29 @@ fn line(event: &JobEvent) -> std::result::Result<Bytes, std::convert::Infallible
 }
 
 pub(super) async fn cancel(call: Call, id: &str) -> Result<Response> {
-    let opened = controlled(call, id, "cancel").await?;
-    json(&opened.supervisor.cancel(id).await?)
+    control(call, id, "cancel", |supervisor, id, runtime| runtime.block_on(supervisor.cancel(id))).await
 }
 
 pub(super) async fn resume(call: Call, id: &str) -> Result<Response> {
-    let opened = controlled(call, id, "resume").await?;
-    json(&opened.supervisor.resume(id).await?)
+    control(call, id, "resume", |supervisor, id, runtime| runtime.block_on(supervisor.resume(id))).await
 }
 
-/// May this person do that to the job? The intent is logged before the supervisor is asked.
-async fn controlled(call: Call, id: &str, what: &'static str) -> Result<std::sync::Arc<Opened>> {
+/// May this person do that to the job? It is done between its intent and its outcome in the audit log.
+async fn control(
+    call: Call,
+    id: &str,
+    what: &'static str,
+    run: fn(&Supervisor, &str, &tokio::runtime::Handle) -> Result<Job>,
+) -> Result<Response> {
     let opened = call.house.opened()?;
-    let job = opened.supervisor.find(id).await?;
-    blocking(move || {
+    let (job, id, runtime) = (opened.supervisor.find(id).await?, id.to_owned(), tokio::runtime::Handle::current());
+    let job = blocking(move || {
         let a = &opened.appliance;
         let act = Act::new(Action::ControlJob, job_resource(a, &job)?).details(value!({"what": what}));
-        a.act(&call.who, act, || Ok(()))?;
-        Ok(opened)
+        a.act(&call.who, act, || run(&opened.supervisor, &id, &runtime))
     })
-    .await
+    .await?;
+    json(&job)
 }
 
 fn job_resource(a: &crate::pipeline::Appliance, job: &Job) -> Result<policy::Resource> {

@@ -18,7 +18,7 @@ use crate::pipeline::check::{adapter_act, dataset_resource};
 use crate::pipeline::seal::SealedSet;
 use crate::pipeline::train::{ADAPTER_FILES, find, imported};
 use crate::pipeline::{Act, Appliance, key_id, models, now};
-use crate::policy::Action;
+use crate::policy::{self, Action, Resource};
 
 /// Most records of one look.
 const MOST: usize = 100;
@@ -55,6 +55,12 @@ pub(super) fn export(a: &Appliance, who: &Principal, name: &str) -> Result<wire:
     })
 }
 
+/// May this person bring any adapter in? Asked before its files are read, when only its name is known.
+pub(super) fn may_import(a: &Appliance, who: &Principal, name: &str) -> Result<()> {
+    let unread = policy::Adapter { id: name.into(), label: wire::Label::Phi, ..policy::Adapter::default() };
+    a.allow(who, &Act::new(Action::ImportAdapter, Resource::Adapter(unread)))
+}
+
 /// Brings a PEFT adapter in. What it was trained on is the importer's word, so its label is the strictest that they
 /// dare to leave off; whether its tensors fit its base is told when it is evaluated or served.
 pub(super) fn import(
@@ -74,16 +80,32 @@ pub(super) fn import(
         adapter_act(a, Action::ImportAdapter, &adapter)?.details(json!({"base": model.name, "label": import.label}));
     a.act(who, act, || {
         let key = a.vault.new_key(KeyInfo { name: name.into(), kind: KeyKind::Adapter, owner: who.name.clone() })?;
-        let stored = store(a, name, &key.to_string(), import);
+        let stored = store(a, name, &key.to_string(), import).and_then(|files| {
+            crate::pipeline::train::set_files(&mut adapter, files);
+            must_not_loosen(a, &adapter)
+        });
         if stored.is_err()
             && let Err(error) = a.vault.shred(&key)
         {
             log::warn!("a key of a refused import was not destroyed, the next start does it: {error}");
         }
-        crate::pipeline::train::set_files(&mut adapter, stored?);
+        stored?;
         a.catalog.put(&adapter)?;
         Ok(adapter)
     })
+}
+
+/// An adapter that is here already does not come back under a looser label than it has.
+fn must_not_loosen(a: &Appliance, imported: &wire::Adapter) -> Result<()> {
+    let same = |other: &wire::Adapter| other.digest == imported.digest && other.label > imported.label;
+    match a.catalog.list::<wire::Adapter>()?.into_iter().find(same) {
+        Some(other) => {
+            let label = other.label.as_str();
+            Err(Error::invalid(format!("these are the files of adapter `{}`, which is labelled `{label}`", other.name))
+                .remedy(format!("import them with `--label {label}`")))
+        }
+        None => Ok(()),
+    }
 }
 
 fn store(

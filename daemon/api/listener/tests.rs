@@ -96,6 +96,17 @@ async fn a_head_that_dribbles_in_is_closed_after_the_header_timeout() {
 }
 
 #[tokio::test]
+async fn a_revocation_holds_for_connections_that_are_open() {
+    let mut house = House::new();
+    let ada = house.admit("ada", own_uid());
+    let door = house.open(plain(), House::limits());
+    let mut client = door.connect(&ada).await;
+    assert_eq!(text(client.send_request(get("/name")).await.unwrap()).await.0, 200);
+    door.registry.write().unwrap().revoke("ada", "2026-11-24T13:00:00Z", |_| Ok::<_, String>(())).unwrap();
+    assert_eq!(text(client.send_request(get("/name")).await.unwrap()).await.0, 403);
+}
+
+#[tokio::test]
 async fn connections_over_the_limit_are_closed_and_the_others_go_on() {
     let mut house = House::new();
     let ada = house.admit("ada", own_uid());
@@ -103,6 +114,21 @@ async fn connections_over_the_limit_are_closed_and_the_others_go_on() {
     let mut first = door.connect(&ada).await;
     assert!(door.handshake(&ada).await.is_err());
     assert_eq!(text(first.send_request(get("/name")).await.unwrap()).await.1, "ada");
+}
+
+#[tokio::test]
+async fn one_uid_cannot_take_every_connection() {
+    let mut house = House::new();
+    let ada = house.admit("ada", own_uid());
+    let door = house.open(plain(), DoorLimits { max_connections: 4, ..House::limits() });
+    let mut held = Vec::new();
+    for _ in 0..3 {
+        held.push(door.handshake(&ada).await.unwrap());
+    }
+    assert!(door.handshake(&ada).await.is_err(), "the fourth is for somebody else");
+    held.clear();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(door.handshake(&ada).await.is_ok(), "a closed connection's place is free again");
 }
 
 #[tokio::test]

@@ -101,7 +101,7 @@ impl From<BodyError> for Failure {
     fn from(error: BodyError) -> Self {
         let status = match error {
             BodyError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-            BodyError::Broken(_) => StatusCode::BAD_REQUEST,
+            BodyError::Broken(_) | BodyError::Stalled => StatusCode::BAD_REQUEST,
         };
         Self { status, ..Self::invalid(None, error.to_string()) }
     }

@@ -57,16 +57,24 @@ impl Template {
         template.render(context! { messages, add_generation_prompt => generate, ..tokens }).map_err(|e| self.failed(&e))
     }
 
-    /// Only what the template itself raised is passed on; other errors may quote a message.
+    /// Only what stands in the template itself is passed on: other errors may quote a message, and a template made
+    /// for it can raise one with a message's text, which would carry records to whoever may see a job's state.
     fn failed(&self, error: &Error) -> ModelError {
         let line = error.line().map_or_else(String::new, |line| format!(" at line {line}"));
-        let reason = match error.kind() {
-            ErrorKind::InvalidOperation if error.detail().is_some_and(|d| d.starts_with(RAISED)) => {
-                error.detail().unwrap_or_default().to_owned()
-            }
-            kind => format!("{kind}"),
+        let raised = error.detail().filter(|_| error.kind() == ErrorKind::InvalidOperation);
+        let reason = match raised.and_then(|detail| detail.strip_prefix(RAISED)) {
+            Some(words) if self.holds(words) => format!("{RAISED}{words}"),
+            Some(_) => "the model's template raised a message of its own making, which is not shown".to_owned(),
+            None => error.kind().to_string(),
         };
         wrong(self.file, format!("the chat template refused these messages{line}: {reason}"))
+    }
+
+    /// Whether the words are a string of the template's source.
+    fn holds(&self, words: &str) -> bool {
+        let quoted = ["'", "\""].map(|quote| format!("{quote}{words}{quote}"));
+        let template = self.environment.get_template(NAME);
+        template.is_ok_and(|template| quoted.iter().any(|string| template.source().contains(string)))
     }
 }
 
@@ -216,6 +224,27 @@ mod tests {
         let x = serde_json::json!({"a": [1, "<é>"], "b": null});
         let text = environment.get_template("t").unwrap().render(context! { x => Value::from(Serde(x)) }).unwrap();
         assert_eq!(text, r#"{"a": [1, "<é>"], "b": null}"#);
+    }
+
+    fn refusal(source: &'static str) -> String {
+        let mut environment = environment().unwrap();
+        environment.add_template(NAME, source).unwrap();
+        let template =
+            Template { environment, file: "chat_template.jinja", tokens: [const { ("bos_token", None) }; 4] };
+        let messages = [serde_json::json!({"role": "user", "content": "Mrs Canary has a rash"})];
+        template.render(&messages, false).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_template_can_raise_its_own_words_and_none_of_a_record() {
+        let own = refusal("{{ raise_exception('roles must alternate') }}");
+        assert!(own.contains("roles must alternate"), "{own}");
+        for source in
+            ["{{ raise_exception(messages[0]['content']) }}", "{{ raise_exception('x' ~ messages[0].content) }}"]
+        {
+            let hidden = refusal(source);
+            assert!(!hidden.contains("Canary") && hidden.contains("not shown"), "{hidden}");
+        }
     }
 
     #[test]
