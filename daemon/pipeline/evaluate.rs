@@ -37,7 +37,7 @@ fn chosen(a: &Appliance, adapter: &Adapter, spec: &EvaluateSpec) -> Result<(Seal
     if let Some(name) = &spec.dataset {
         let records = SealedSet::find(a, name)?;
         if trained_on(a, adapter, &records)? {
-            return Err(Error::invalid(format!("adapter `{}` was trained on `{name}`", adapter.name))
+            return Err(Error::invalid(format!("adapter `{}` was trained on the records of `{name}`", adapter.name))
                 .remedy("leave `--dataset` out to use the records that training held out"));
         }
         return Ok((records, all));

@@ -31,12 +31,18 @@ pub(super) fn policy(opened: &Opened, who: &Principal) -> Result<wire::PolicyInf
 pub(super) fn explain(opened: &Opened, who: &Principal, spec: &wire::ExplainSpec) -> Result<wire::Explanation> {
     let a = &opened.appliance;
     a.allow(who, &Act::new(Action::ReadPolicy, appliance()))?;
+    let action: Action =
+        spec.action.parse().map_err(|error: crate::policy::UnknownAction| Error::invalid(error.to_string()))?;
+    // An explanation shows the facts of its object and the roles of its subject: what the catalog shows, to whoever may
+    // read that. Why they may not chat is told to everyone.
+    let own = spec.principal.as_ref().is_none_or(|name| *name == who.name);
+    if !own || (spec.object.is_some() && action != Action::Infer) {
+        a.allow(who, &Act::new(Action::ReadCatalog, appliance()))?;
+    }
     let subject = match &spec.principal {
         Some(name) => a.principal(name).map_err(|_| Error::not_found("user", name))?,
         None => who.clone(),
     };
-    let action: Action =
-        spec.action.parse().map_err(|error: crate::policy::UnknownAction| Error::invalid(error.to_string()))?;
     Ok(check::explain(a, &subject, question(a, action, spec)?))
 }
 
