@@ -158,7 +158,9 @@ fn a_loss_that_is_no_number_names_the_rows_and_writes_no_adapter() {
 #[test]
 fn an_adapter_whose_held_out_loss_is_no_number_is_not_written() {
     let wild = SHORT.replace("learning_rate = 5e-3", "learning_rate = 1.0\nmax_steps = 1\nwarmup_ratio = 0.0");
-    let recipe = recipe(&wild.replace("rank = 4", "rank = 4\nalpha = 1e16"));
+    let recipe = recipe(
+        &wild.replace("rank = 4", "rank = 4\nalpha = 1e16\ntargets = [\"gate_proj\", \"up_proj\", \"down_proj\"]"),
+    );
     let mut daemon = Daemon::default();
     let inputs = inputs(&records(1..=20), &records(21..=24));
     let failure = train_on(&mut daemon, &recipe, &inputs, false).unwrap_err().failure();
