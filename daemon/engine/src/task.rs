@@ -136,6 +136,16 @@ pub enum TaskError {
         /// The rows of its batch.
         rows: String,
     },
+    /// The held-out loss, measured between steps.
+    #[error("the held-out loss {of} is {value}: {remedy}")]
+    HeldOutLoss {
+        /// Of the base, of the adapter, after which step.
+        of: String,
+        /// NaN or an infinity.
+        value: f64,
+        /// What to do.
+        remedy: &'static str,
+    },
     /// libtorch.
     #[error("libtorch failed: {0}")]
     Torch(String),
@@ -164,7 +174,9 @@ impl TaskError {
                 FailureKind::Data
             }
             TaskError::Adapt(AdaptError::Target { .. }) => FailureKind::Recipe,
-            TaskError::Adapt(AdaptError::NonFinite(_)) | TaskError::Numeric { .. } => FailureKind::Numeric,
+            TaskError::Adapt(AdaptError::NonFinite(_)) | TaskError::Numeric { .. } | TaskError::HeldOutLoss { .. } => {
+                FailureKind::Numeric
+            }
             TaskError::Adapt(_) | TaskError::Checkpoint(_) | TaskError::Input(InputError::File(_)) => {
                 FailureKind::Adapter
             }

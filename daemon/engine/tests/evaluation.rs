@@ -7,7 +7,7 @@ use cloister_engine::adapt::peft;
 use cloister_engine::evaluate::{self, Answering, answer};
 use cloister_engine::task::{Inputs, TaskError};
 use cloister_engine::train;
-use cloister_wire::engine::{EvaluateTask, Evaluation, FromEngine, TrainTask};
+use cloister_wire::engine::{EvaluateTask, Evaluation, FailureKind, FromEngine, TrainTask};
 use kit::{Daemon, NF4, decoder, inputs, recipe, records, tokenizer};
 
 fn evaluation(daemon: &Daemon) -> Evaluation {
@@ -53,13 +53,31 @@ fn answers_do_not_depend_on_their_neighbours() {
     let (decoder, tokenizer) = (decoder(NF4), tokenizer());
     let adapter = evaluate::read_adapter(&decoder, &trained()).unwrap();
     let how = Answering { decoder: &decoder, tokenizer: &tokenizer, adapter: Some(&adapter), max_tokens: 12 };
-    let prompts: Vec<String> =
+    let mut prompts: Vec<String> =
         records(1..=20).iter().map(|r| tokenizer.render_chat(&r.messages[..1], true).unwrap()).collect();
+    // Too long to be read in one pass beside each other.
+    let long = (1..=3).map(|n| format!("{}{}", "has ache, has rash. ".repeat(7 + n), prompts[n]));
+    let long: Vec<String> = long.collect();
+    prompts.extend(long);
     let together = answer::<TaskError>(how, &prompts, || Ok(true)).unwrap().unwrap();
     for (prompt, one) in prompts.iter().zip(&together) {
         let alone = answer::<TaskError>(how, std::slice::from_ref(prompt), || Ok(true)).unwrap().unwrap();
         assert_eq!(&alone[0], one);
     }
+}
+
+#[test]
+fn a_loss_that_is_no_number_is_an_error_and_not_a_figure() {
+    let mut inputs = trained();
+    let config = String::from_utf8(inputs.file(peft::CONFIG_FILE).unwrap().to_vec()).unwrap();
+    let wild = config.replace(r#""lora_alpha": 32"#, r#""lora_alpha": 1e30"#);
+    assert_ne!(wild, config);
+    kit::send_file(&mut inputs, peft::CONFIG_FILE, wild.as_bytes());
+    let task = EvaluateTask { generate: 0, max_tokens: 4 };
+    let failure =
+        evaluate::run(&mut Daemon::default(), &decoder(NF4), &tokenizer(), &task, &inputs).unwrap_err().failure();
+    assert_eq!(failure.kind, FailureKind::Numeric);
+    assert!(failure.message.contains("with the adapter"), "{}", failure.message);
 }
 
 #[test]

@@ -42,6 +42,7 @@ fn finish(scheduler: &mut Scheduler) -> BTreeMap<u64, (String, FinishReason, u64
                 Event::Finished { id, reason, prompt_tokens, completion_tokens } => {
                     ended.insert(id, (texts.remove(&id).unwrap_or_default(), reason, prompt_tokens, completion_tokens));
                 }
+                Event::Failed { id } => panic!("request {id} failed"),
             }
         }
     }
@@ -130,6 +131,22 @@ fn a_stop_text_ends_the_answer_and_is_not_shown() {
     let (cut, reason, ..) = run(vec![stop.clone()]);
     assert_eq!(reason, FinishReason::Stop);
     assert_eq!(cut, whole[..whole.find(&stop).unwrap()]);
+}
+
+#[test]
+fn an_adapter_that_overflows_fails_its_own_requests_alone() {
+    let (decoder, tokenizer) = (kit::decoder(kit::NF4), kit::tokenizer());
+    let mut scheduler = Scheduler::new(&decoder, &tokenizer);
+    for (id, adapter) in [(1, Some(adapter(&decoder, 1e19))), (2, None)] {
+        let prompt = tokenizer.encode("has fever").unwrap();
+        scheduler.submit(Request { id, adapter, prompt, sampling: sampling(0.0, 4) }).unwrap();
+    }
+    let mut events = Vec::new();
+    while !scheduler.is_idle() {
+        events.extend(scheduler.step().unwrap());
+    }
+    assert!(events.contains(&Event::Failed { id: 1 }), "{events:?}");
+    assert!(events.iter().any(|event| matches!(event, Event::Finished { id: 2, .. })), "{events:?}");
 }
 
 /// The real binary with a model folder opened for it.

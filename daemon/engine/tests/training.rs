@@ -154,6 +154,21 @@ fn a_loss_that_is_no_number_names_the_rows_and_writes_no_adapter() {
     assert!(daemon.files.is_empty());
 }
 
+/// Every weight is finite here, and still no answer is: only the held-out loss shows it.
+#[test]
+fn an_adapter_whose_held_out_loss_is_no_number_is_not_written() {
+    let wild = SHORT.replace("learning_rate = 5e-3", "learning_rate = 1.0\nmax_steps = 1\nwarmup_ratio = 0.0");
+    let recipe = recipe(
+        &wild.replace("rank = 4", "rank = 4\nalpha = 1e16\ntargets = [\"gate_proj\", \"up_proj\", \"down_proj\"]"),
+    );
+    let mut daemon = Daemon::default();
+    let inputs = inputs(&records(1..=20), &records(21..=24));
+    let failure = train_on(&mut daemon, &recipe, &inputs, false).unwrap_err().failure();
+    assert_eq!(failure.kind, FailureKind::Numeric);
+    assert!(failure.message.contains("after step 1") && failure.message.contains("NaN"), "{}", failure.message);
+    assert!(daemon.files.is_empty());
+}
+
 #[test]
 fn records_that_cannot_be_learnt_are_refused_by_row_and_without_their_text() {
     let mut long = records(1..=3);

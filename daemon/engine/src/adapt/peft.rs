@@ -6,8 +6,11 @@
 //! INVARIANT: an adapter with a NaN or an infinity is neither written nor read.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::marker::PhantomData;
 
-use serde::Deserialize;
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 use tch::{Device, Tensor};
 
@@ -175,11 +178,43 @@ struct Config {
     use_rslora: bool,
     target_modules: Option<Value>,
     #[serde(default)]
-    rank_pattern: Option<BTreeMap<String, u32>>,
+    rank_pattern: Option<Patterns<u32>>,
     #[serde(default)]
-    alpha_pattern: Option<BTreeMap<String, f64>>,
+    alpha_pattern: Option<Patterns<f64>>,
     #[serde(flatten)]
     others: BTreeMap<String, Value>,
+}
+
+/// Values by module name in the file's order: of several that match a module, the first counts to PEFT.
+#[derive(Debug)]
+struct Patterns<T>(Vec<(String, T)>);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Patterns<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct InOrder<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for InOrder<T> {
+            type Value = Patterns<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object with a value for each module name")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Patterns<T>, A::Error> {
+                let mut pairs = Vec::new();
+                while let Some(pair) = map.next_entry()? {
+                    pairs.push(pair);
+                }
+                Ok(Patterns(pairs))
+            }
+        }
+        deserializer.deserialize_map(InOrder(PhantomData))
+    }
+}
+
+impl<T> Patterns<T> {
+    fn names(&self) -> impl Iterator<Item = &String> {
+        self.0.iter().map(|(name, _)| name)
+    }
 }
 
 /// Keys whose set value changes the forward pass in a way that this engine does not compute.
@@ -193,11 +228,14 @@ const UNSUPPORTED: &[(&str, &str)] = &[
     ("target_parameters", "it adapts bare parameters (experts); target linear layers"),
     ("alora_invocation_tokens", "activated LoRA acts on a part of the sequence; train as plain LoRA"),
     ("arrow_config", "it routes between several adapters; export a single one"),
+    ("kasa_config", "KaSA truncates the base's weights; train the adapter as plain LoRA"),
+    ("monteclora_config", "MonteCLoRA samples around its weights; train the adapter as plain LoRA"),
+    ("use_bdlora", "its factors are block-diagonal; train the adapter as plain LoRA"),
     ("use_qalora", "QALoRA pools the inputs; train as plain LoRA"),
 ];
 
 /// Starting points that also change the base's weights.
-const CHANGES_BASE: &[&str] = &["pissa", "olora", "corda", "loftq"];
+const CHANGES_BASE: &[&str] = &["pissa", "olora", "corda", "loftq", "lora_ga"];
 
 impl Config {
     fn check(&self) -> Result<(), AdaptError> {
@@ -216,7 +254,7 @@ impl Config {
             return Err(unsupported(format!("`bias` \"{bias}\""), "it changes the base's biases; train with \"none\""));
         }
         if let Some(Value::String(init)) = self.others.get("init_lora_weights")
-            && CHANGES_BASE.iter().any(|kind| init.starts_with(kind))
+            && CHANGES_BASE.iter().any(|kind| init.to_lowercase().starts_with(kind))
         {
             let why = "it also changes the base's weights; convert it when saving \
                        (`path_initial_model_for_weight_conversion` in PEFT)";
@@ -227,8 +265,8 @@ impl Config {
 
     /// Patterns are regular expressions to PEFT; those that are plain names are understood here.
     fn check_patterns(&self) -> Result<(), AdaptError> {
-        let ranks = self.rank_pattern.iter().flat_map(BTreeMap::keys);
-        let alphas = self.alpha_pattern.iter().flat_map(BTreeMap::keys);
+        let ranks = self.rank_pattern.iter().flat_map(Patterns::names);
+        let alphas = self.alpha_pattern.iter().flat_map(Patterns::names);
         let plain = |key: &String| key.chars().all(|c| c.is_ascii_alphanumeric() || "_.-".contains(c));
         match ranks.chain(alphas).find(|key| !plain(key)) {
             Some(key) => {
@@ -268,8 +306,8 @@ impl Config {
     }
 }
 
-fn pattern<T: Copy>(patterns: &Option<BTreeMap<String, T>>, path: &str) -> Option<T> {
-    patterns.iter().flatten().find(|(key, _)| matches(path, key)).map(|(_, value)| *value)
+fn pattern<T: Copy>(patterns: &Option<Patterns<T>>, path: &str) -> Option<T> {
+    patterns.iter().flat_map(|patterns| &patterns.0).find(|(key, _)| matches(path, key)).map(|(_, value)| *value)
 }
 
 /// Whether a key says anything: not absent, null, false or empty.

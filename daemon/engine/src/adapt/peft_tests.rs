@@ -76,6 +76,18 @@ fn scales_follow_rslora_and_the_patterns() {
     assert_eq!(scale(json!({"alpha_pattern": null, "some_future_key": {"a": 1}})), 16.0);
 }
 
+/// PEFT takes the first pattern that matches, in the file's order, which is not the alphabet's.
+#[test]
+fn of_several_patterns_the_first_in_the_file_counts() {
+    let files = files();
+    let scale = |patterns: &str| {
+        let config = files.config.replace(r#""alpha_pattern": {}"#, &format!(r#""alpha_pattern": {patterns}"#));
+        read_with(&config, &files.weights, "d1").unwrap().modules["model.layers.0.mlp.up_proj"].scale
+    };
+    assert_eq!(scale(r#"{"up_proj": 8, "layers.0.mlp.up_proj": 4}"#), 4.0);
+    assert_eq!(scale(r#"{"layers.0.mlp.up_proj": 4, "up_proj": 8}"#), 2.0);
+}
+
 #[test]
 fn what_cannot_be_reproduced_is_refused_by_key() {
     for (changes, word) in [
@@ -84,6 +96,10 @@ fn what_cannot_be_reproduced_is_refused_by_key() {
         (json!({"bias": "all"}), "bias"),
         (json!({"modules_to_save": ["lm_head"]}), "modules_to_save"),
         (json!({"init_lora_weights": "pissa_niter_4"}), "pissa"),
+        (json!({"init_lora_weights": "lora_ga"}), "lora_ga"),
+        (json!({"init_lora_weights": "OLoRA"}), "OLoRA"),
+        (json!({"kasa_config": {"beta": 1e-4}}), "kasa_config"),
+        (json!({"use_bdlora": {"nblocks": 1}}), "use_bdlora"),
         (json!({"rank_pattern": {".*q_proj": 4}}), ".*q_proj"),
         (json!({"r": 0}), "`r`"),
     ] {

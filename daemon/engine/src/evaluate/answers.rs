@@ -10,6 +10,8 @@ use crate::model::{Batch, Decoder, KvCache, ModelError, Segment, Tokenizer};
 
 /// Answers computed side by side.
 const SIDE_BY_SIDE: usize = 16;
+/// Prompt tokens read in one pass, so that many long prompts do not multiply the activations.
+const PROMPT_TOKENS_A_PASS: usize = 512;
 
 /// How to answer.
 #[derive(Debug, Clone, Copy)]
@@ -26,7 +28,7 @@ pub struct Answering<'a> {
 
 struct Running {
     index: usize,
-    /// What the model reads next: the whole prompt first, then one token at a time.
+    /// What the model has not read yet: the rest of the prompt, then the last token written.
     pending: Vec<i64>,
     cache: KvCache,
     answer: Vec<u32>,
@@ -46,10 +48,7 @@ pub fn answer<E: From<ModelError> + From<tch::TchError>>(
         while let Some((index, prompt)) = (running.len() < SIDE_BY_SIDE).then(|| waiting.pop_front()).flatten() {
             running.push(how.start(index, prompt)?);
         }
-        let next = tch::no_grad(|| how.step(&mut running))?;
-        for (sequence, id) in running.iter_mut().zip(next) {
-            sequence.take(id);
-        }
+        tch::no_grad(|| how.step(&mut running))?;
         for ended in running.extract_if(.., |sequence| how.has_ended(sequence)) {
             answers[ended.index] = how.tokenizer.decode(how.without_end(&ended.answer))?;
             if !go_on()? {
@@ -60,11 +59,16 @@ pub fn answer<E: From<ModelError> + From<tch::TchError>>(
     Ok(Some(answers))
 }
 
-impl Running {
-    fn take(&mut self, id: i64) {
-        self.answer.push(id as u32);
-        self.pending = vec![id];
-    }
+/// How many tokens each sequence reads in a pass, from how many it has pending: an answer being written one,
+/// prompts together at most so many, the oldest first.
+fn readings(pending: impl IntoIterator<Item = usize>) -> Vec<usize> {
+    let mut left = PROMPT_TOKENS_A_PASS;
+    let share = |pending: usize| {
+        let reading = if pending == 1 { 1 } else { pending.min(left) };
+        left -= if pending == 1 { 0 } else { reading };
+        reading
+    };
+    pending.into_iter().map(share).collect()
 }
 
 impl Answering<'_> {
@@ -74,30 +78,42 @@ impl Answering<'_> {
         let context = self.decoder.config().max_positions as usize;
         let room = context.saturating_sub(self.max_tokens).max(context / 2).max(1);
         if pending.len() > room {
+            log::warn!(
+                "question {} has {} tokens and lost the beginning beyond {room}: its answer needs the rest of the context",
+                index + 1,
+                pending.len()
+            );
             pending.drain(1..1 + pending.len() - room);
         }
         Ok(Running { index, pending, cache: self.decoder.new_cache(), answer: Vec::new() })
     }
 
-    /// Reads what is pending of every sequence and returns the likeliest next token of each.
-    fn step(&self, running: &mut [Running]) -> Result<Vec<i64>, tch::TchError> {
-        let ids: Vec<i64> = running.iter().flat_map(|sequence| sequence.pending.iter().copied()).collect();
-        let lengths: Vec<i64> = running.iter().map(|sequence| sequence.pending.len() as i64).collect();
-        let last = lengths.iter().scan(0, |end, len| {
-            *end += len;
-            Some(*end - 1)
-        });
-        let last = Tensor::from_slice(&last.collect::<Vec<i64>>()).to_device(self.decoder.device());
-        let segments = running.iter_mut().zip(&lengths).map(|(sequence, &len)| Segment {
-            len,
-            start: sequence.cache.len(),
-            cache: Some(&mut sequence.cache),
-            adapter: self.adapter,
-        });
-        let mut batch = Batch::new(segments.collect());
-        let hidden = self.decoder.hidden(&Tensor::from_slice(&ids).to_device(self.decoder.device()), &mut batch);
+    /// One pass; every sequence that has now read all it had writes its likeliest next token.
+    fn step(&self, running: &mut [Running]) -> Result<(), tch::TchError> {
+        let readings = readings(running.iter().map(|sequence| sequence.pending.len()));
+        let (mut ids, mut last, mut segments, mut writing) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        for (sequence, reading) in running.iter_mut().zip(readings).filter(|(_, reading)| *reading > 0) {
+            let Running { pending, cache, answer, .. } = sequence;
+            ids.extend(pending.drain(..reading));
+            if pending.is_empty() {
+                last.push(ids.len() as i64 - 1);
+                writing.push((pending, answer));
+            }
+            let start = cache.len();
+            segments.push(Segment { len: reading as i64, start, cache: Some(cache), adapter: self.adapter });
+        }
+        let hidden = self.decoder.hidden(&Tensor::from_slice(&ids), &mut Batch::new(segments));
+        if last.is_empty() {
+            return Ok(());
+        }
+        let last = Tensor::from_slice(&last).to_device(self.decoder.device());
         let logits = self.decoder.logits(&hidden.f_index_select(0, &last)?);
-        Vec::<i64>::try_from(logits.f_argmax(-1, false)?)
+        let next = Vec::<i64>::try_from(logits.f_argmax(-1, false)?)?;
+        for ((pending, answer), id) in writing.into_iter().zip(next) {
+            answer.push(id as u32);
+            pending.push(id);
+        }
+        Ok(())
     }
 
     fn has_ended(&self, sequence: &Running) -> bool {
@@ -111,5 +127,17 @@ impl Answering<'_> {
 
     fn without_end<'i>(&self, answer: &'i [u32]) -> &'i [u32] {
         &answer[..answer.len() - usize::from(self.ends(answer))]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prompts_share_a_pass_and_answers_cost_nothing_of_it() {
+        assert_eq!(readings([400, 1, 400, 1, 9]), [400, 1, 112, 1, 0]);
+        assert_eq!(readings([2000, 3]), [512, 0]);
+        assert!(readings([]).is_empty());
     }
 }

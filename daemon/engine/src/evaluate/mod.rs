@@ -97,7 +97,9 @@ impl<'s> Suite<'s> {
         }
         // Both sides read the same, so an over-long record loses the beginning of its prompt.
         let limit = Limit { max_length: decoder.config().max_positions as usize, over_long: OverLong::Truncate };
-        let examples = data::examples(tokenizer, &records, limit).map_err(TaskError::HeldOut)?.examples;
+        let examples = data::examples(tokenizer, &records, limit).map_err(TaskError::HeldOut)?;
+        examples.report("held-out", limit);
+        let examples = examples.examples;
         let questions = records.iter().take(task.generate as usize).map(|record| question(tokenizer, record));
         let questions = questions.collect::<Result<_, ModelError>>()?;
         Ok(Suite { decoder, tokenizer, examples, questions, max_tokens: (task.max_tokens as usize).max(1) })
@@ -113,11 +115,20 @@ impl<'s> Suite<'s> {
         let plan = Plan::measuring(self.decoder);
         let measured = measure(self.decoder, adapter, &self.examples, &plan, |count| done.add(io, count))?;
         let Some(measured) = measured else { return Ok(None) };
+        let loss = measured.loss();
+        if !loss.is_finite() {
+            let (of, remedy) = match adapter {
+                None => ("of the base", "it cannot read these records; import it again, or look at them"),
+                Some(_) => ("with the adapter", "train it again with a lower `training.learning_rate`"),
+            };
+            return Err(TaskError::HeldOutLoss { of: of.into(), value: loss, remedy });
+        }
         let Some(scores) = self.scores(io, adapter, done)? else { return Ok(None) };
         let mean = |part: fn(&Score) -> f64| scores.iter().map(part).sum::<f64>() / scores.len().max(1) as f64;
         Ok(Some(Metrics {
-            loss: measured.loss(),
-            perplexity: measured.loss().exp(),
+            loss,
+            // An infinity is no JSON number, and the report could not be sent.
+            perplexity: loss.exp().min(f64::MAX),
             rouge1: mean(|score| score.rouge.rouge1),
             rouge2: mean(|score| score.rouge.rouge2),
             rouge_l: mean(|score| score.rouge.rouge_l),

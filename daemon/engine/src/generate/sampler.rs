@@ -26,11 +26,15 @@ impl Sampler {
         Sampler { temperature: if temperature < 1e-3 { 0.0 } else { temperature }, top_p, seed: sampling.seed }
     }
 
-    /// The token after `position` tokens of the answer, from the logits of the whole vocabulary.
-    pub fn choose(&self, logits: &[f32], position: u64) -> u32 {
+    /// The token after `position` tokens of the answer, from the logits of the whole vocabulary; `None` when
+    /// they are no numbers, so that a broken model does not answer with the first token for ever.
+    pub fn choose(&self, logits: &[f32], position: u64) -> Option<u32> {
         let (best, top) = likeliest(logits);
+        if !top.is_finite() {
+            return None;
+        }
         if self.temperature == 0.0 || self.top_p == 0.0 {
-            return best;
+            return Some(best);
         }
         let mut weights: Vec<(u32, f32)> = (0..)
             .zip(logits)
@@ -41,7 +45,7 @@ impl Sampler {
         weights.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
         let total: f32 = weights.iter().map(|(_, weight)| weight).sum();
         let kept = nucleus(&weights, total * self.top_p);
-        draw(kept, uniform(self.seed, position)).unwrap_or(best)
+        draw(kept, uniform(self.seed, position)).or(Some(best))
     }
 }
 
@@ -86,6 +90,7 @@ fn mix(value: u64) -> u64 {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
@@ -95,8 +100,8 @@ mod tests {
 
     #[test]
     fn temperature_zero_takes_the_likeliest_and_the_first_of_equals() {
-        assert_eq!(sampler(0.0, 1.0, 1).choose(&[0.5, 2.0, 2.0, -1.0], 0), 1);
-        assert_eq!(sampler(1e-9, 1.0, 1).choose(&[0.5, 2.0, 3.0, -1.0], 0), 2);
+        assert_eq!(sampler(0.0, 1.0, 1).choose(&[0.5, 2.0, 2.0, -1.0], 0), Some(1));
+        assert_eq!(sampler(1e-9, 1.0, 1).choose(&[0.5, 2.0, 3.0, -1.0], 0), Some(2));
     }
 
     #[test]
@@ -104,7 +109,7 @@ mod tests {
         let logits = [0.0, (2.0_f32).ln(), (5.0_f32).ln()];
         let drawn = |s: &Sampler| {
             let mut counts = [0_u32; 3];
-            (0..40_000).for_each(|at| counts[s.choose(&logits, at) as usize] += 1);
+            (0..40_000).for_each(|at| counts[s.choose(&logits, at).unwrap() as usize] += 1);
             counts.map(|n| f64::from(n) / 40_000.0)
         };
         let all = drawn(&sampler(1.0, 1.0, 9));
@@ -117,6 +122,15 @@ mod tests {
         // The nucleus of 0.7 holds the two likeliest.
         let nucleus = drawn(&sampler(1.0, 0.7, 9));
         assert!(nucleus[0] == 0.0 && (nucleus[2] - 5.0 / 7.0).abs() < 0.01, "{nucleus:?}");
+    }
+
+    #[test]
+    fn logits_that_are_no_numbers_choose_nothing() {
+        for broken in [[f32::NAN; 3], [f32::INFINITY, 0.0, 1.0], [f32::NEG_INFINITY; 3]] {
+            assert_eq!(sampler(0.0, 1.0, 1).choose(&broken, 0), None);
+            assert_eq!(sampler(1.0, 0.9, 1).choose(&broken, 0), None);
+        }
+        assert_eq!(sampler(1.0, 0.9, 1).choose(&[f32::NEG_INFINITY, 0.0, f32::NEG_INFINITY], 0), Some(1));
     }
 
     #[test]

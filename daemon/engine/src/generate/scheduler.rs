@@ -52,6 +52,11 @@ pub enum Event {
         /// Tokens written, the one that ended the answer included.
         completion_tokens: u64,
     },
+    /// The model's output for it is not a number; the other requests go on.
+    Failed {
+        /// The request.
+        id: u64,
+    },
 }
 
 /// Why a request cannot be begun; the caller's fault.
@@ -162,11 +167,15 @@ impl<'m> Scheduler<'m> {
         let mut rows = logits.chunks_exact(self.decoder.config().vocab_size as usize);
         for mut sequence in self.active.drain(..) {
             // A sequence whose prompt is not read to its end has no row.
-            let ended = match sequence.pending.is_empty().then(|| rows.next()).flatten() {
-                Some(row) => sequence.advance(row, tokenizer, &mut events)?,
-                None => None,
+            let Some(row) = sequence.pending.is_empty().then(|| rows.next()).flatten() else {
+                still.push(sequence);
+                continue;
             };
-            match ended {
+            let Some(id) = sequence.sampler.choose(row, sequence.written) else {
+                events.push(Event::Failed { id: sequence.id });
+                continue;
+            };
+            match sequence.advance(id, tokenizer, &mut events)? {
                 Some(reason) => events.push(sequence.finished(reason)),
                 None => still.push(sequence),
             }
@@ -223,11 +232,10 @@ impl Sequence {
     /// Writes one token; says why the answer has ended, if it has.
     fn advance(
         &mut self,
-        logits: &[f32],
+        id: u32,
         tokenizer: &Tokenizer,
         events: &mut Vec<Event>,
     ) -> Result<Option<FinishReason>, ModelError> {
-        let id = self.sampler.choose(logits, self.written);
         self.written += 1;
         if tokenizer.eos_ids().contains(&id) {
             self.flush(tokenizer, events)?;

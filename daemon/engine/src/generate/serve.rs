@@ -14,6 +14,9 @@ use crate::evaluate::read_adapter;
 use crate::model::{Decoder, ModelError, Tokenizer};
 use crate::task::{Inputs, TaskError, TaskIo};
 
+const NOT_A_NUMBER: &str = "the model's output is not a number: the adapter overflows its base; \
+                            train it again with a lower `training.learning_rate`";
+
 /// Serves until the connection closes.
 pub fn run(
     io: &mut impl TaskIo,
@@ -123,6 +126,7 @@ impl<Io: TaskIo> Server<'_, Io> {
             Event::Finished { id, reason, prompt_tokens, completion_tokens } => {
                 FromEngine::Finished { id, reason, prompt_tokens, completion_tokens }
             }
+            Event::Failed { id } => FromEngine::Refused { id, reason: NOT_A_NUMBER.to_owned() },
         };
         Ok(self.io.send(message, &[])?)
     }

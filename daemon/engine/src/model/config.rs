@@ -206,8 +206,10 @@ struct Raw {
 
 #[derive(Deserialize)]
 struct RawRope {
-    #[serde(alias = "type")]
     rope_type: Option<String>,
+    /// The name before transformers 4.43; files saved since then may hold both.
+    #[serde(rename = "type")]
+    old_type: Option<String>,
     rope_theta: Option<f64>,
     factor: Option<f64>,
     low_freq_factor: Option<f64>,
@@ -289,7 +291,7 @@ fn scaling(rope: &RawRope, raw: &Raw) -> Result<RopeScaling, ModelError> {
         Some(value) if value.is_finite() && value > 0.0 => Ok(value),
         _ => Err(wrong(format!("the rope scaling lacks a positive `{key}`; restore the file"))),
     };
-    match rope.rope_type.as_deref().unwrap_or("default") {
+    match rope.rope_type.as_deref().or(rope.old_type.as_deref()).unwrap_or("default") {
         "default" => Ok(RopeScaling::Default),
         "linear" => Ok(RopeScaling::Linear { factor: number("factor", rope.factor)? }),
         "llama3" => Ok(RopeScaling::Llama3 {
@@ -329,6 +331,14 @@ mod tests {
         assert_eq!(old.rope.theta, 1e6);
         assert_eq!((old.head_dim, old.qkv_bias, old.out_bias), (64, true, false));
         assert_eq!(old.eos_ids, [7, 8]);
+    }
+
+    /// What transformers 4.43 and later save of a config that said `type`.
+    #[test]
+    fn both_names_of_the_rope_type_may_stand_together() {
+        let both = r#""rope_scaling":{"type":"linear","rope_type":"linear","factor":4.0},"hidden_size":896"#;
+        let config = ModelConfig::parse(&OLD.replace(r#""hidden_size":896"#, both)).unwrap();
+        assert_eq!(config.rope.scaling, RopeScaling::Linear { factor: 4.0 });
     }
 
     #[test]

@@ -54,7 +54,9 @@ impl Template {
         let tokens = Value::from_pairs(self.tokens.iter().filter_map(|(name, text)| Some((*name, text.clone()?))));
         let template = self.environment.get_template(NAME).map_err(|e| self.failed(&e))?;
         let messages = Value::from(Serde(messages));
-        template.render(context! { messages, add_generation_prompt => generate, ..tokens }).map_err(|e| self.failed(&e))
+        // transformers passes tools and documents even when there are none: `tools is not none` is then false.
+        let context = context! { messages, tools => (), documents => (), add_generation_prompt => generate, ..tokens };
+        template.render(context).map_err(|e| self.failed(&e))
     }
 
     /// Only what stands in the template itself is passed on: other errors may quote a message, and a template made
@@ -245,6 +247,16 @@ mod tests {
             let hidden = refusal(source);
             assert!(!hidden.contains("Canary") && hidden.contains("not shown"), "{hidden}");
         }
+    }
+
+    /// Templates ask `tools is not none`, which holds of an undefined name.
+    #[test]
+    fn tools_and_documents_are_none_as_transformers_passes_them() {
+        let mut environment = environment().unwrap();
+        let source = "{{ tools is none }} {{ documents is none }} {{ tools is defined }} {{ other is defined }}";
+        environment.add_template_owned(NAME, source.to_owned()).unwrap();
+        let template = Template { environment, file: "t", tokens: std::array::from_fn(|_| ("bos_token", None)) };
+        assert_eq!(template.render::<()>(&[], true).unwrap().to_lowercase(), "true true true false");
     }
 
     #[test]

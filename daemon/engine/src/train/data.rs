@@ -38,6 +38,23 @@ pub struct Examples {
     pub examples: Vec<Example>,
     /// How many were left out for their length.
     pub dropped: u64,
+    /// Rows whose prompt lost its beginning.
+    pub truncated: Vec<u64>,
+}
+
+impl Examples {
+    /// Logs what the limit did, by row: a run never shortens its data in silence.
+    pub fn report(&self, set: &str, limit: Limit) {
+        let max_length = limit.max_length;
+        if self.dropped > 0 {
+            let number = count(self.dropped as usize, "record", "records");
+            log::warn!("{number} left out of the {set} set: longer than {max_length} tokens");
+        }
+        if !self.truncated.is_empty() {
+            let (number, rows) = (count(self.truncated.len(), "record", "records"), rows(&self.truncated));
+            log::warn!("{number} of the {set} set lost the beginning of the prompt to fit {max_length} tokens: {rows}");
+        }
+    }
 }
 
 /// What to do about length.
@@ -202,24 +219,24 @@ fn limited(whole: Vec<Example>, limit: Limit) -> Result<Examples, DataError> {
     let max_length = limit.max_length;
     let long: Vec<u64> = whole.iter().filter(|e| e.ids.len() > max_length).map(|e| e.row).collect();
     if long.is_empty() {
-        return Ok(Examples { examples: whole, dropped: 0 });
+        return Ok(Examples { examples: whole, dropped: 0, truncated: Vec::new() });
     }
     match limit.over_long {
         OverLong::Refuse => Err(DataError::TooLong { number: long.len(), rows: rows(&long), max_length }),
-        OverLong::Truncate => truncated(whole, max_length),
+        OverLong::Truncate => truncated(whole, long, max_length),
         OverLong::Drop => {
             let dropped = long.len() as u64;
             let examples: Vec<Example> = whole.into_iter().filter(|e| e.ids.len() <= max_length).collect();
             match examples.is_empty() {
                 true => Err(DataError::AllDropped { dropped, max_length }),
-                false => Ok(Examples { examples, dropped }),
+                false => Ok(Examples { examples, dropped, truncated: Vec::new() }),
             }
         }
     }
 }
 
 /// Cuts prompts at their beginning. The very first token stays: models lean on it as an anchor.
-fn truncated(mut whole: Vec<Example>, max_length: usize) -> Result<Examples, DataError> {
+fn truncated(mut whole: Vec<Example>, long: Vec<u64>, max_length: usize) -> Result<Examples, DataError> {
     let hopeless: Vec<u64> = whole.iter().filter(|e| e.learnt() + 1 > max_length).map(|e| e.row).collect();
     if !hopeless.is_empty() {
         return Err(DataError::AnswerTooLong { number: hopeless.len(), rows: rows(&hopeless), max_length });
@@ -229,7 +246,7 @@ fn truncated(mut whole: Vec<Example>, max_length: usize) -> Result<Examples, Dat
         example.ids.drain(1..1 + excess);
         example.learnt_from -= excess;
     }
-    Ok(Examples { examples: whole, dropped: 0 })
+    Ok(Examples { examples: whole, dropped: 0, truncated: long })
 }
 
 #[cfg(test)]
@@ -258,6 +275,7 @@ mod tests {
         let truncated = with(OverLong::Truncate).unwrap();
         assert_eq!(truncated.examples[1].ids, [0, 5, 6, 7, 8, 9, 10, 11]);
         assert_eq!(truncated.examples[1].learnt(), 3);
+        assert_eq!(truncated.truncated, [2], "what was cut can be told");
     }
 
     #[test]

@@ -86,7 +86,9 @@ impl<'r> Run<'r> {
             return Err(DataError::Empty("learn from").into());
         }
         let held_out = data::examples(tokenizer, &inputs.records(RecordSet::HeldOut)?, limit);
-        let held_out = held_out.map_err(TaskError::HeldOut)?.examples;
+        let held_out = held_out.map_err(TaskError::HeldOut)?;
+        train.report("train", limit);
+        held_out.report("held-out", limit);
         let adapter = lora::init(&decoder.linear_modules(), &recipe.lora, recipe.seed, decoder.device())?;
         let longest = train.examples.iter().map(|e| e.ids.len()).max().unwrap_or(0);
         let (plan, estimate) = Plan::choose(decoder, recipe, longest);
@@ -100,7 +102,7 @@ impl<'r> Run<'r> {
             decoder,
             recipe,
             train,
-            held_out,
+            held_out: held_out.examples,
             plan,
             adapter,
         };
@@ -222,6 +224,15 @@ impl<'r> Run<'r> {
         let Some(found) = measure(self.decoder, Some(&self.adapter), &self.held_out, &self.plan, go_on)? else {
             return Ok(None);
         };
+        if !found.loss().is_finite() {
+            // Finite weights can overflow all the same: such an adapter is not handed out.
+            let remedy = match self.step() {
+                0 => "the base itself cannot read these records; import it again, or look at them",
+                _ => "lower `training.learning_rate` and train again",
+            };
+            let of = format!("after step {}", self.step());
+            return Err(TaskError::HeldOutLoss { of, value: found.loss(), remedy });
+        }
         let message = HeldOutLoss { step: self.step(), loss: found.loss(), tokens: found.tokens };
         io.send(FromEngine::HeldOut(message), &[])?;
         Ok(Some(found.loss()))
