@@ -463,6 +463,7 @@ pub struct Job {
 /// What a job does.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[expect(clippy::large_enum_variant, reason = "a few at a time; a box would only be in every reader's way")]
 pub enum Work {
     /// Clean and seal a dataset.
     Clean {

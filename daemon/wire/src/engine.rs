@@ -13,6 +13,7 @@ use crate::record::Message;
 /// From the daemon.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[expect(clippy::large_enum_variant, reason = "one at a time; a box would only be in every reader's way")]
 pub enum ToEngine {
     /// The base model; its files ride along as descriptors, in the order of `files`.
     Open(Open),
