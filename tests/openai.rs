@@ -59,7 +59,9 @@ print(json.dumps({
 #[test]
 fn the_official_client_lists_chats_streams_and_completes() {
     let Some(python) = python() else {
-        println!("skipped: the official openai client: no Python with `openai` and `httpx` (set CLOISTER_PYTHON)");
+        println!(
+            "skipped: the official openai client: no Python with `openai` and `httpx` (set CLOISTER_PEERS_PYTHON)"
+        );
         return;
     };
     let kit = Kit::equipped();
@@ -92,7 +94,7 @@ fn the_official_client_lists_chats_streams_and_completes() {
 
 /// A Python that can import the client: the suite's choice, else the system's own.
 fn python() -> Option<PathBuf> {
-    let candidates = [std::env::var_os("CLOISTER_PYTHON").map(PathBuf::from), Some(PathBuf::from("python3"))];
+    let candidates = [std::env::var_os("CLOISTER_PEERS_PYTHON").map(PathBuf::from), Some(PathBuf::from("python3"))];
     candidates.into_iter().flatten().find(|python| {
         let check = Command::new(python).args(["-c", "import openai, httpx"]).output();
         check.is_ok_and(|output| output.status.success())

@@ -10,10 +10,8 @@ use anyhow::{Context, Result, ensure};
 
 use crate::{build, libtorch, tools};
 
-/// The variable that tells tests which Python has the official client.
-pub(crate) const CLIENT_PYTHON: &str = "CLOISTER_PYTHON";
-/// The variable that tells tests which Python has PEFT and the rest.
-const PEERS_PYTHON: &str = "CLOISTER_PEERS_PYTHON";
+/// The variable that tells tests which Python to ask; each looks whether it has what that test needs.
+pub(crate) const PYTHON: &str = "CLOISTER_PEERS_PYTHON";
 
 const CLIENT: [&str; 2] = ["openai", "httpx"];
 const LARGE: [&str; 8] = [
@@ -29,24 +27,24 @@ const LARGE: [&str; 8] = [
 
 /// A Python with the official client: the caller's choice, else one in the cache, made when it is not there.
 pub(crate) fn client() -> Result<PathBuf> {
-    environment(CLIENT_PYTHON, "python", &CLIENT, "import openai, httpx")
+    environment("python", &CLIENT, "import openai, httpx")
 }
 
 /// The task.
 pub(crate) fn run() -> Result<()> {
     let check = "import torch, transformers, peft, bitsandbytes, openai, httpx";
-    let python = environment(PEERS_PYTHON, "peers", &LARGE, check)?;
+    let python = environment("peers", &LARGE, check)?;
     build::all()?;
     build::plugins()?;
     let mut tests = build::cargo(&libtorch::ensure()?);
     // Not by package: that would choose other features of the dependencies, and build them again.
     tests.args(["test", "--workspace", "--test", "peft_parity", "--test", "openai", "--", "--show-output"]);
-    tools::run(tests.env(CLIENT_PYTHON, &python).env(PEERS_PYTHON, &python))
+    tools::run(tests.env(PYTHON, python))
 }
 
-fn environment(variable: &str, name: &str, packages: &[&str], check: &str) -> Result<PathBuf> {
-    if let Some(python) = std::env::var_os(variable).map(PathBuf::from) {
-        ensure!(has(&python, check), "`{variable}` is `{}`, which fails at `{check}`", python.display());
+fn environment(name: &str, packages: &[&str], check: &str) -> Result<PathBuf> {
+    if let Some(python) = std::env::var_os(PYTHON).map(PathBuf::from) {
+        ensure!(has(&python, check), "`{PYTHON}` is `{}`, which fails at `{check}`", python.display());
         return Ok(python);
     }
     let folder = tools::cache()?.join(name);

@@ -43,7 +43,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let mut tests = build::cargo(&libtorch);
     tests.args(["test", "--workspace", "--", "--show-output"]).args(&options.filter);
     match peers::client() {
-        Ok(python) => drop(tests.env(peers::CLIENT_PYTHON, python)),
+        Ok(python) => drop(tests.env(peers::PYTHON, python)),
         Err(error) => skipped.push(format!("the official client: {error:#}")),
     }
     let totals = test(&mut tests)?;
