@@ -280,6 +280,18 @@ fn what_a_crash_left_at_the_end_is_removed_and_said() {
 }
 
 #[test]
+fn a_log_that_is_removed_or_cut_while_it_is_open_takes_no_further_record() {
+    for spoil in [fs::remove_file as fn(PathBuf) -> std::io::Result<()>, |file| fs::write(file, "")] {
+        let dir = folder();
+        let log = fresh(dir.path());
+        spoil(path(dir.path(), "log.jsonl")).unwrap();
+        let refused = log.intent(now(1), act("dataset/1", true), Details::new());
+        assert!(matches!(refused, Err(AuditError::NotRecorded(_))), "{refused:?}");
+        assert!(matches!(reopen(dir.path()), Err(AuditError::Tampered(_))));
+    }
+}
+
+#[test]
 fn a_second_log_and_a_missing_one_are_refused() {
     let dir = folder();
     filled(dir.path(), 1, true);

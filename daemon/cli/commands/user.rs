@@ -59,11 +59,15 @@ pub(crate) async fn run(context: &Context, verb: Verb) -> Result<(), CliError> {
 async fn add(context: &Context, args: AddArgs) -> Result<(), CliError> {
     let client = context.client()?;
     files::prepare_folder(&args.out, &[CERTIFICATE, KEY, CA])?;
+    let whose = match args.uid {
+        Some(uid) => format!("from uid {uid}"),
+        None => "from your own uid only; give `--uid` for somebody with an account of their own".into(),
+    };
     let spec = UserSpec { name: args.name, roles: args.roles.into_iter().collect(), uid: args.uid };
     let identity = client.post::<Identity>(&admin(&["users"]), &spec).await?.value;
     write_identity(&args.out, &identity)?;
     let human = format!(
-        "`{}` may come in with the identity in `{}` (certificate {})",
+        "`{}` may come in with the identity in `{}`, {whose} (certificate {})",
         identity.name,
         args.out.display(),
         identity.fingerprint
