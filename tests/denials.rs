@@ -4,7 +4,7 @@
 
 mod kit;
 
-use kit::{DENIED, Kit, NOT_FOUND};
+use kit::{CONFLICT, DENIED, Kit, NOT_FOUND};
 
 #[test]
 fn records_are_not_trained_on_or_shown_before_they_are_cleaned() {
@@ -111,4 +111,17 @@ fn a_denial_is_in_the_audit_log_with_its_rule() {
     kit.denied("tess", &["train", &kit.recipe("notes", kit::QUICK)], "deidentify-before-training");
     let tail = kit.json("ada", &["audit", "tail"]).to_string();
     assert!(tail.contains("deidentify-before-training") && tail.contains("tess"), "{tail}");
+}
+
+#[test]
+fn records_that_a_job_learns_from_are_shredded_only_once_it_has_ended() {
+    let kit = Kit::equipped();
+    kit.dataset("visits", 24);
+    kit.ok("tess", &["train", &kit.recipe("notes", kit::LONG), "--detach"]);
+    kit.refused("sam", &["dataset", "rm", "visits", "--yes"], CONFLICT, &["job cancel"]);
+    let job = kit.last_job().unwrap();
+    kit.ok("tess", &["job", "cancel", job["id"].as_str().unwrap()]);
+    kit.wait_for_job("the cancelling", |job| job["state"]["state"] == "cancelled");
+    kit.ok("sam", &["dataset", "rm", "visits", "--yes"]);
+    kit.refused("sam", &["dataset", "sample", "visits"], NOT_FOUND, &["visits"]);
 }

@@ -2,6 +2,7 @@
 
 use cloister_vault::VaultError;
 use cloister_wire::admin::{Adapter, Dataset, DatasetState, Job, JobState, ObjectRef, Shredded, Work};
+use cloister_wire::recipe::HeldOut;
 
 use super::check::{Clearance, dataset_resource};
 use super::clean::CleanSet;
@@ -85,6 +86,7 @@ pub fn shred(a: &Appliance, who: &Principal, name: &str) -> Result<Shredded> {
         return Err(Error::not_found("dataset", name).remedy("its keys were destroyed already"));
     };
     a.act(who, Act::new(Action::ShredDataset, dataset_resource(&dataset)), || {
+        nobody_uses(a, name)?;
         let mut gone = abandoned_checkpoints(a, name)?;
         gone.push(object);
         for object in &gone {
@@ -96,6 +98,20 @@ pub fn shred(a: &Appliance, who: &Principal, name: &str) -> Result<Shredded> {
         let (keys, objects) = gone.into_iter().map(|object| (object.key, object.object)).unzip();
         Ok(Shredded { dataset: name.into(), keys, objects })
     })
+}
+
+/// A job that has the records in its engine's memory would go on learning from what is said to be gone.
+fn nobody_uses(a: &Appliance, name: &str) -> Result<()> {
+    let uses = |job: &Job| match &job.work {
+        Work::Clean { dataset, .. } => dataset == name,
+        Work::Train { recipe } => recipe.dataset == name || recipe.held_out == HeldOut::Dataset(name.into()),
+        Work::Evaluate { spec, .. } => spec.dataset.as_deref() == Some(name),
+    };
+    match a.catalog.list::<Job>()?.into_iter().find(|job| !job.state.at_rest() && uses(job)) {
+        None => Ok(()),
+        Some(job) => Err(Error::conflict(format!("job `{}` uses dataset `{name}`", job.id))
+            .remedy(format!("`cloister job cancel {}`, then repeat: shredding takes its checkpoint as well", job.id))),
+    }
 }
 
 /// Checkpoints of trainings on a dataset that were given up: they learnt from its records, and without these no such
