@@ -65,7 +65,7 @@ fn licences(libtorch: &std::path::Path) -> Result<Option<String>> {
     if !tools::succeeds(Command::new("cargo-deny").arg("--version")) {
         return Ok(Some("licences, bans and sources: `cargo install cargo-deny`, then this again".into()));
     }
-    tools::run(build::cargo(libtorch).args(["deny", "check", "licenses", "bans", "sources"]))?;
+    tools::run(build::cargo(libtorch).args(["deny", "--workspace", "check", "licenses", "bans", "sources"]))?;
     Ok(None)
 }
 
