@@ -8,7 +8,7 @@ use super::AuditError;
 use super::merkle::{self, GrowingTree};
 use super::note::{Head, Note, SigningKey, VerifyingKey};
 use super::proof::{self, Proof};
-use super::reader::{CHECKPOINTS, HEAD, LOG, PUBLIC_KEY, failed, for_each_record};
+use super::reader::{CHECKPOINTS, HEAD, LOG, PUBLIC_KEY, failed, for_each_record, still_there};
 use super::record::{Act, Details, Hash, NO_PREDECESSOR, Outcome, Phase, Record, format_time, hash};
 use super::scan::{Checkpoints, Scan, Stop, scan};
 use cloister_vault::{Storage, Vault, VaultError, WriteFile, hex, write_atomic};
@@ -16,7 +16,7 @@ use ring::rand::SystemRandom;
 use ring::signature::Ed25519KeyPair;
 use serde_json::json;
 use std::collections::VecDeque;
-use std::io::{Seek, SeekFrom, Write};
+use std::io::Write;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -342,7 +342,9 @@ impl Writer {
     /// Writes a record, after everything that is owed.
     fn append(&mut self, now: OffsetDateTime, entry: &Entry) -> Result<(), AuditError> {
         self.heal().map_err(AuditError::NotRecorded)?;
-        self.still_there().map_err(AuditError::NotRecorded)?;
+        if self.file.is_some() {
+            still_there(&*self.storage, &self.dir.join(LOG), self.length).map_err(AuditError::NotRecorded)?;
+        }
         while let Some(owed) = self.owed.pop_front() {
             let before = self.tree.size();
             if let Err(error) = self.append_one(now, &owed) {
@@ -355,24 +357,6 @@ impl Writer {
         self.append_one(now, entry)?;
         self.checkpoint_if_due();
         Ok(())
-    }
-
-    /// A log that somebody removed, replaced or cut while it was open takes no further record: what was acknowledged
-    /// is gone, and writing on into an unlinked file would hide that until the next start.
-    fn still_there(&self) -> Result<(), VaultError> {
-        if self.file.is_none() {
-            return Ok(());
-        }
-        let path = self.dir.join(LOG);
-        let length = self.storage.open(&path).and_then(|mut file| file.seek(SeekFrom::End(0)));
-        match length {
-            Ok(length) if length == self.length => Ok(()),
-            Ok(length) => {
-                let why = format!("it is {length} bytes long where {} were written; somebody changed it", self.length);
-                Err(VaultError::Damaged { path, why })
-            }
-            Err(source) => Err(failed("open", &path, source)),
-        }
     }
 
     fn append_one(&mut self, now: OffsetDateTime, entry: &Entry) -> Result<(), AuditError> {

@@ -2,7 +2,7 @@
 
 use super::record::{MOST_BYTES, Record};
 use cloister_vault::{ReadFile, Storage, VaultError};
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 pub(super) const LOG: &str = "log.jsonl";
@@ -112,4 +112,17 @@ pub(super) fn for_each_record(
 
 pub(super) fn failed(act: &'static str, path: &Path, source: io::Error) -> VaultError {
     VaultError::Storage { act, path: path.to_owned(), source }
+}
+
+/// A log that somebody removed, replaced or cut while it was open takes no further record: what was acknowledged is
+/// gone, and writing on into an unlinked file would hide that until the next start.
+pub(super) fn still_there(storage: &dyn Storage, path: &Path, written: u64) -> Result<(), VaultError> {
+    match storage.open(path).and_then(|mut file| file.seek(SeekFrom::End(0))) {
+        Ok(length) if length == written => Ok(()),
+        Ok(length) => {
+            let why = format!("it is {length} bytes long where {written} were written; somebody changed it");
+            Err(VaultError::Damaged { path: path.to_owned(), why })
+        }
+        Err(source) => Err(failed("open", path, source)),
+    }
 }
