@@ -270,7 +270,7 @@ async fn a_client_that_goes_away_cancels_its_answer() {
 #[tokio::test(flavor = "multi_thread")]
 async fn openais_own_client_works_unmodified() {
     let Some(python) = python_with_openai() else {
-        eprintln!("skipped: no Python that imports openai and httpx (set CLOISTER_PYTHON to one)");
+        eprintln!("skipped: no Python that imports openai and httpx (set CLOISTER_PEERS_PYTHON to one)");
         return;
     };
     let mut house = House::new();
@@ -290,7 +290,7 @@ async fn openais_own_client_works_unmodified() {
 }
 
 fn python_with_openai() -> Option<String> {
-    let candidates = std::env::var("CLOISTER_PYTHON").ok().into_iter().chain(["python3".to_owned()]);
+    let candidates = std::env::var("CLOISTER_PEERS_PYTHON").ok().into_iter().chain(["python3".to_owned()]);
     candidates.into_iter().find(|python| {
         let tried = Command::new(python).args(["-c", "import openai, httpx"]).output();
         tried.is_ok_and(|output| output.status.success())
